@@ -1,0 +1,67 @@
+"""CTC on the CPU: the chapter is vectorised over batch and labels; samples are spread over the threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.backends.cpu.casts import narrow_into, widen
+from portaloss.backends.cpu.threads import parallel
+
+Array = npt.NDArray[Any]
+
+#: Extended labels (2 S + 1 a sample) that a step of the recursion handles in one call. Fewer than this and the calls
+#: themselves are most of the time, so that splitting the batch would gain nothing.
+STEP = 16384
+
+
+def run(
+    chapter: Callable[..., tuple[Array, dict[str, Array]]],
+    operands: Mapping[str, Array],
+    options: Mapping[str, Any],
+    math: np.dtype[Any],
+    upstream: float | Array,
+    items: Array | None,
+    gradient: Array | None,
+) -> Array:
+    """Fill ``items`` (N,) and ``gradient`` (T, N, C); returns the items in float64."""
+    log_probs = operands["log_probs"]
+    batch = log_probs.shape[1]
+    results = np.zeros(batch)
+    if batch == 0:
+        return results
+    upstreams = np.broadcast_to(widen(upstream, math) if isinstance(upstream, np.ndarray) else upstream, (batch,))
+    size = max(1, STEP // (2 * operands["targets"].shape[1] + 1))
+    wants = () if gradient is None else ("log_probs",)
+
+    def samples(index: int) -> None:
+        part = slice(index * size, (index + 1) * size)
+        with np.errstate(all="ignore"):
+            values, derivatives = chapter(
+                widen(log_probs[:, part], math),
+                operands["targets"][part],
+                operands["input_lengths"][part],
+                operands["target_lengths"][part],
+                **options,
+                wants=wants,
+            )
+            results[part] = values
+            if gradient is not None:
+                scale = upstreams[part].astype(math)[None, :, None]
+                narrow_into(derivatives["log_probs"] * scale, gradient[:, part])
+
+    parallel(samples, -(-batch // size))
+    if items is not None:
+        narrow_into(results.astype(math), items)
+    return results
+
+
+def workspace_size(log_probs: tuple[int, ...], targets: tuple[int, ...], itemsize: int) -> int:
+    """An upper bound in bytes: both recursions over all steps, and casts and posteriors of log_probs' size."""
+    steps, classes = log_probs[0], log_probs[-1]
+    batch = log_probs[1] if len(log_probs) == 3 else 1
+    labels = 2 * targets[-1] + 1
+    return steps * batch * (8 * labels + 8 * classes) * max(itemsize, 8) + 65536

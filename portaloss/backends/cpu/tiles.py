@@ -1,0 +1,237 @@
+"""The tile driver: runs a chapter over operands that do not fit the cache, one cache-sized tile at a time.
+
+A chapter makes a temporary for each step of its formula. On whole arrays each of them would travel to main memory and
+back; on a tile they stay in the L2 cache, so a pass costs one read of the operands and one write of the results. Items
+and gradients come out of the same visit.
+
+Tiles depend on shapes only, and their partial sums are added in tile order: the bits of a result do not depend on the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.backends.cpu.casts import narrow_into, widen
+from portaloss.backends.cpu.threads import parallel
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+Slices = tuple[slice, ...]
+
+#: Elements in a tile: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
+TILE = 65536
+
+
+@dataclass
+class Pass:
+    """One pass over the operands of a pointwise or rowwise loss. Arrays are in the chapter's shapes."""
+
+    chapter: Callable[..., tuple[Array, dict[str, Array]]]
+    operands: Mapping[str, Array]
+    options: Mapping[str, Any]
+    math: np.dtype[Any]  #: what floating operands are widened to
+    indices: frozenset[str] = frozenset()  #: operands that are class indices, and stay integers
+    axis: int | None = None  #: the class axis, which tiles do not cut; None or 1
+    items: Array | None = None  #: where to store the items, if they are wanted
+    gradients: Mapping[str, Array] = field(default_factory=dict)  #: where to store gradients
+    upstream: Array | float = 1.0  #: what derivatives are multiplied by; broadcasts to the items
+    offsets: Mapping[str, float] = field(default_factory=dict)  #: taken off a derivative first
+
+    def run(self) -> float:
+        """Fill ``items`` and ``gradients``; returns the sum of the items in float64."""
+        arrays = self._arrays()
+        shape = np.broadcast_shapes(*(array.shape for array in self.operands.values()))
+        size = prod(shape)
+        if size == 0:
+            for gradient in self.gradients.values():
+                gradient.fill(0)
+            return 0.0
+        if size <= TILE:
+            with np.errstate(all="ignore"):
+                total, partials = self._tile(arrays, shape)
+            for name, partial in partials.items():
+                narrow_into(partial, self.gradients[name])
+            return total
+
+        shape, arrays = merge_axes(shape, arrays, self.axis)
+        tiles = Tiles(shape, self.axis)
+        sums = OrderedSum(
+            {
+                name: np.zeros(array.shape)
+                for (role, name), array in arrays.items()
+                if role == "gradient" and array.shape != shape
+            }
+        )
+
+        def visit(index: int) -> None:
+            slices = tiles[index]
+            tile = {key: array[cut(slices, array.shape)] for key, array in arrays.items()}
+            total, partials = self._tile(tile, tiles.shape_of(slices))
+            sums.add(index, slices, total, partials)
+
+        parallel(visit, len(tiles))
+        for name, accumulated in sums.accumulators.items():
+            narrow_into(accumulated, arrays["gradient", name])
+        return sums.total
+
+    def _arrays(self) -> dict[tuple[str, str], Array]:
+        arrays = {("operand", name): array for name, array in self.operands.items()}
+        arrays.update({("gradient", name): array for name, array in self.gradients.items()})
+        if self.items is not None:
+            arrays["items", ""] = self.items
+        if isinstance(self.upstream, np.ndarray):
+            arrays["upstream", ""] = self.upstream
+        return arrays
+
+    def _tile(self, tile: Mapping[tuple[str, str], Array], shape: Shape) -> tuple[float, dict[str, Array]]:
+        """Run the chapter on a tile: the sum of its items, and the sums of gradients over broadcast axes."""
+        operands = {
+            name: array if name in self.indices else widen(array, self.math)
+            for (role, name), array in tile.items()
+            if role == "operand"
+        }
+        items, derivatives = self.chapter(**operands, **self.options, wants=tuple(self.gradients))
+        total = 0.0
+        if ("items", "") in tile:
+            narrow_into(items, tile["items", ""])
+        else:
+            total = float(np.add.reduce(items, axis=None, dtype=np.float64))
+
+        upstream: Array | float = self.upstream
+        if isinstance(upstream, np.ndarray):
+            upstream = widen(tile["upstream", ""], self.math)
+        partials = {}
+        for name, derivative in derivatives.items():
+            if name in self.offsets:
+                derivative = derivative - self.offsets[name]
+            out = tile["gradient", name]
+            if out.shape != shape:
+                partials[name] = sum_to(np.broadcast_to(derivative * upstream, shape), out.shape)
+            elif out.dtype == self.math:
+                np.multiply(derivative, upstream, out=out)
+            else:
+                narrow_into(derivative * upstream, out)
+        return total, partials
+
+
+def sum_to(array: Array, shape: Shape) -> Array:
+    """Sum in float64 over the axes that ``shape`` has one of, keeping them."""
+    axes = tuple(axis for axis, size in enumerate(shape) if size != array.shape[axis])
+    result: Array = np.add.reduce(array, axis=axes, dtype=np.float64, keepdims=True)
+    return result
+
+
+def merge_axes(
+    shape: Shape, arrays: Mapping[tuple[str, str], Array], axis: int | None
+) -> tuple[Shape, dict[tuple[str, str], Array]]:
+    """Fewer axes, in the order of memory: views in which tiles are as long and as contiguous as they can be.
+
+    The class axis stays at 1. Other axes are sorted by the strides of the first operand that spans them all, and
+    neighbours become one axis where every array allows it without a copy.
+    """
+    guide = next((array for array in arrays.values() if array.shape == shape), None)
+    rows = [i for i in range(len(shape)) if i != axis]
+    if guide is not None:
+        strides = guide.strides
+        rows.sort(key=lambda i: -abs(strides[i]))
+
+    groups: list[list[int]] = []
+    for row in rows:
+        if shape[row] == 1:
+            continue
+        if groups and all(_mergeable(array, groups[-1][-1], row) for array in arrays.values()):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    if not groups:
+        groups = [[rows[0]]]
+
+    order = [row for group in groups for row in group]
+    dropped = [row for row in rows if row not in order]
+
+    def view(array: Array) -> Array:
+        moved = array.transpose((*dropped, *order, *(() if axis is None else (axis,))))
+        moved = moved[(0,) * len(dropped)]
+        sizes = [prod(array.shape[row] for row in group) for group in groups]
+        merged = moved.reshape(*sizes, *(() if axis is None else (array.shape[axis],)))
+        return merged if axis is None else np.moveaxis(merged, -1, 1)
+
+    merged_shape = [prod(shape[row] for row in group) for group in groups]
+    if axis is not None:
+        merged_shape.insert(1, shape[axis])
+    return tuple(merged_shape), {key: view(array) for key, array in arrays.items()}
+
+
+def _mergeable(array: Array, outer: int, inner: int) -> bool:
+    if array.shape[outer] == 1 or array.shape[inner] == 1:
+        return array.shape[outer] == array.shape[inner]  # broadcast along both, or along one only
+    return array.strides[outer] == array.strides[inner] * array.shape[inner]
+
+
+def cut(slices: Slices, shape: Shape) -> Slices:
+    """The slices of a tile for an array that broadcasts: an axis of length one is not cut."""
+    return tuple(slice(None) if size == 1 else piece for piece, size in zip(slices, shape, strict=True))
+
+
+class Tiles:
+    """The tiles of a shape: a sequence of slices. The class axis is never cut."""
+
+    def __init__(self, shape: Shape, axis: int | None, limit: int = TILE) -> None:
+        self._shape = shape
+        room = max(1, limit // (1 if axis is None else shape[axis]))
+        lengths = list(shape)
+        for i in range(len(shape) - 1, -1, -1):
+            if i != axis:
+                lengths[i] = min(shape[i], room)
+                room = max(1, room // shape[i])
+        self._lengths = lengths
+        self._counts = [-(-size // length) for size, length in zip(shape, lengths, strict=True)]
+
+    def __len__(self) -> int:
+        return prod(self._counts)
+
+    def __getitem__(self, index: int) -> Slices:
+        slices = []
+        for count, length in zip(reversed(self._counts), reversed(self._lengths), strict=True):
+            index, i = divmod(index, count)
+            slices.append(slice(i * length, (i + 1) * length))
+        return tuple(reversed(slices))
+
+    def shape_of(self, slices: Slices) -> Shape:
+        """The shape of a tile; the last along an axis may be shorter."""
+        return tuple(min(piece.stop, size) - piece.start for piece, size in zip(slices, self._shape, strict=True))
+
+
+class OrderedSum:
+    """Sums of what tiles contribute, added in tile order whatever order the tiles finish in.
+
+    A tile that is early waits here for its turn. Tiles are handed out in order, so that at most one for each thread
+    is waiting.
+    """
+
+    def __init__(self, accumulators: dict[str, Array]) -> None:
+        self.total = 0.0
+        self.accumulators = accumulators
+        self._lock = threading.Lock()
+        self._next = 0
+        self._waiting: dict[int, tuple[Slices, float, dict[str, Array]]] = {}
+
+    def add(self, index: int, slices: Slices, total: float, partials: dict[str, Array]) -> None:
+        """Take tile ``index``'s sum and its sums over broadcast axes."""
+        with self._lock:
+            self._waiting[index] = (slices, total, partials)
+            while self._next in self._waiting:
+                slices, total, partials = self._waiting.pop(self._next)
+                self._next += 1
+                self.total += total
+                for name, partial in partials.items():
+                    accumulator = self.accumulators[name]
+                    accumulator[cut(slices, accumulator.shape)] += partial

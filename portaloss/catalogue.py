@@ -1,0 +1,363 @@
+"""One row a kind. SKUs, samples, tables in the docs and the parity matrix all derive from these rows.
+
+A row says what a loss takes and what it divides a mean by; it holds no math (``reference/``) and no checks
+(``plan.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
+
+
+class Family(Enum):
+    """Kinds that share a skeleton: how an item depends on the operands."""
+
+    POINTWISE = "pointwise"  #: item i depends on element i of each operand
+    ROWWISE = "rowwise"  #: item i depends on a whole row (all classes, or all features)
+    CTC = "ctc"  #: item i depends on a whole sequence
+    LINEAR_CROSS_ENTROPY = "linear_cross_entropy"  #: rowwise, and the rows are a matrix product
+
+
+class Domain(Enum):
+    """Which numbers an operand may hold. Samples are drawn from it."""
+
+    REAL = "any real number"
+    POSITIVE = "> 0"
+    NON_NEGATIVE = ">= 0"
+    PROBABILITY = "in [0, 1]"
+    LOG_PROBABILITY = "<= 0"
+    COUNT = "a whole number >= 0"
+    SIGN = "-1 or 1"
+    CLASS_INDEX = "0 .. C-1, or ignore_index"
+    CLASS_SET = "distinct classes 0 .. C-1, then -1"
+    LABEL = "a class other than blank"
+    LENGTH = "a length"
+
+
+class Extent(Enum):
+    """Which axes an operand spans."""
+
+    FULL = "every element"
+    ROWS = "one value a row"
+    CLASSES = "one value a class"
+
+
+class Divisor(Enum):
+    """What the mean divides the sum of the items by."""
+
+    ITEMS = "the number of items"
+    WEIGHT_SUM = "the sum of weight where it is given, else the number of items"
+    CLASS_WEIGHT_SUM = "the sum of the class weights of the targets that count; the number of items for soft targets"
+    TARGET_LENGTHS = "each item's target length, at least 1, and then the batch size"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An array argument of a loss."""
+
+    name: str
+    domain: Domain
+    extent: Extent = Extent.FULL
+    differentiable: bool = False
+    optional: bool = False
+    #: A second domain, and the option value that selects it; ``None`` there means that both are always allowed.
+    other_domain: Domain | None = None
+    other_when: tuple[str, object] | None = None
+    #: Differentiable only where the named operand is of a floating dtype (soft targets).
+    differentiable_with: str | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A scalar argument: its default, and the other values that the parity matrix exercises."""
+
+    name: str
+    default: object
+    others: tuple[object, ...] = ()
+    #: It changes what a mean divides by and nothing else: chapters do not know it.
+    divisor_only: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A row of the catalogue."""
+
+    kind: LossKind
+    family: Family
+    function: str  #: in ``portaloss.functional`` and ``torch.nn.functional``
+    module: str  #: in ``portaloss.nn`` and ``torch.nn``
+    operands: tuple[Operand, ...]
+    options: tuple[Option, ...] = ()
+    divisor: Divisor = Divisor.ITEMS
+
+    @property
+    def name(self) -> str:
+        """The chapter of ``reference/``, and the function in it."""
+        return self.kind.name.lower()
+
+    def operand(self, name: str) -> Operand:
+        """The operand of that name; ``KeyError`` where there is none."""
+        return {operand.name: operand for operand in self.operands}[name]
+
+    def option(self, name: str) -> Option:
+        """The option of that name; ``KeyError`` where there is none."""
+        return {option.name: option for option in self.options}[name]
+
+
+def _real(name: str, *, optional: bool = False) -> Operand:
+    return Operand(name, Domain.REAL, differentiable=True, optional=optional)
+
+
+def _weight(*, differentiable: bool = False) -> Operand:
+    return Operand("weight", Domain.NON_NEGATIVE, differentiable=differentiable, optional=True)
+
+
+_CLASS_INDEX = Operand("target", Domain.CLASS_INDEX, Extent.ROWS)
+_CLASS_WEIGHT = Operand("weight", Domain.NON_NEGATIVE, Extent.CLASSES, optional=True)
+_CLASS_OR_SOFT = Operand(
+    "target", Domain.CLASS_INDEX, Extent.ROWS, differentiable=True, other_domain=Domain.PROBABILITY
+)
+_SOFT_CLASS_WEIGHT = Operand(
+    "weight", Domain.NON_NEGATIVE, Extent.CLASSES, differentiable=True, optional=True, differentiable_with="target"
+)
+_IGNORE_INDEX = Option("ignore_index", -100, (0,))
+_LABEL_SMOOTHING = Option("label_smoothing", 0.0, (0.1, 1.0))
+
+_ROWS = (
+    Loss(
+        LossKind.MSE,
+        Family.POINTWISE,
+        "mse_loss",
+        "MSELoss",
+        (_real("input"), _real("target"), _weight(differentiable=True)),
+        divisor=Divisor.WEIGHT_SUM,
+    ),
+    Loss(
+        LossKind.NLL,
+        Family.ROWWISE,
+        "nll_loss",
+        "NLLLoss",
+        (Operand("input", Domain.LOG_PROBABILITY, differentiable=True), _CLASS_INDEX, _CLASS_WEIGHT),
+        (_IGNORE_INDEX,),
+        Divisor.CLASS_WEIGHT_SUM,
+    ),
+    Loss(
+        LossKind.CROSS_ENTROPY,
+        Family.ROWWISE,
+        "cross_entropy",
+        "CrossEntropyLoss",
+        (_real("input"), _CLASS_OR_SOFT, _SOFT_CLASS_WEIGHT),
+        (_IGNORE_INDEX, _LABEL_SMOOTHING),
+        Divisor.CLASS_WEIGHT_SUM,
+    ),
+    Loss(
+        LossKind.BCE,
+        Family.POINTWISE,
+        "binary_cross_entropy",
+        "BCELoss",
+        (
+            Operand("input", Domain.PROBABILITY, differentiable=True),
+            Operand("target", Domain.PROBABILITY, differentiable=True),
+            _weight(),
+        ),
+    ),
+    Loss(
+        LossKind.KL_DIV,
+        Family.POINTWISE,
+        "kl_div",
+        "KLDivLoss",
+        (
+            Operand("input", Domain.LOG_PROBABILITY, differentiable=True),
+            Operand(
+                "target",
+                Domain.PROBABILITY,
+                differentiable=True,
+                other_domain=Domain.LOG_PROBABILITY,
+                other_when=("log_target", True),
+            ),
+        ),
+        (Option("log_target", False, (True,)), Option("batchmean", False, (True,), divisor_only=True)),
+    ),
+    Loss(
+        LossKind.L1,
+        Family.POINTWISE,
+        "l1_loss",
+        "L1Loss",
+        (_real("input"), _real("target"), _weight(differentiable=True)),
+        divisor=Divisor.WEIGHT_SUM,
+    ),
+    Loss(
+        LossKind.SMOOTH_L1,
+        Family.POINTWISE,
+        "smooth_l1_loss",
+        "SmoothL1Loss",
+        (_real("input"), _real("target")),
+        (Option("beta", 1.0, (0.0, 0.25, 3.0)),),
+    ),
+    Loss(
+        LossKind.HINGE_EMBEDDING,
+        Family.POINTWISE,
+        "hinge_embedding_loss",
+        "HingeEmbeddingLoss",
+        (_real("input"), Operand("target", Domain.SIGN)),
+        (Option("margin", 1.0, (0.25, 0.0, -0.5)),),
+    ),
+    Loss(
+        LossKind.MARGIN_RANKING,
+        Family.POINTWISE,
+        "margin_ranking_loss",
+        "MarginRankingLoss",
+        (_real("input1"), _real("input2"), Operand("target", Domain.SIGN, differentiable=True)),
+        (Option("margin", 0.0, (0.5, -0.25)),),
+    ),
+    Loss(
+        LossKind.TRIPLET_MARGIN,
+        Family.ROWWISE,
+        "triplet_margin_loss",
+        "TripletMarginLoss",
+        (_real("anchor"), _real("positive"), _real("negative")),
+        (
+            Option("margin", 1.0, (0.25,)),
+            Option("p", 2.0, (1.0, 3.0, 1.5, float("inf"), 0.0)),
+            Option("eps", 1e-6, (1e-2, 0.0)),
+            Option("swap", False, (True,)),
+        ),
+    ),
+    Loss(
+        LossKind.CTC,
+        Family.CTC,
+        "ctc_loss",
+        "CTCLoss",
+        (
+            Operand("log_probs", Domain.LOG_PROBABILITY, differentiable=True),
+            Operand("targets", Domain.LABEL, Extent.ROWS),
+            Operand("input_lengths", Domain.LENGTH, Extent.ROWS),
+            Operand("target_lengths", Domain.LENGTH, Extent.ROWS),
+        ),
+        (Option("blank", 0, (1,)), Option("zero_infinity", False, (True,))),
+        Divisor.TARGET_LENGTHS,
+    ),
+    Loss(
+        LossKind.POISSON_NLL,
+        Family.POINTWISE,
+        "poisson_nll_loss",
+        "PoissonNLLLoss",
+        (
+            Operand(
+                "input",
+                Domain.REAL,
+                differentiable=True,
+                other_domain=Domain.NON_NEGATIVE,
+                other_when=("log_input", False),
+            ),
+            Operand("target", Domain.COUNT, differentiable=True),
+        ),
+        (Option("log_input", True, (False,)), Option("full", False, (True,)), Option("eps", 1e-8, (1e-2,))),
+    ),
+    Loss(
+        LossKind.HUBER,
+        Family.POINTWISE,
+        "huber_loss",
+        "HuberLoss",
+        (_real("input"), _real("target"), _weight(differentiable=True)),
+        (Option("delta", 1.0, (0.25, 3.0)),),
+    ),
+    Loss(
+        LossKind.BCE_WITH_LOGITS,
+        Family.POINTWISE,
+        "binary_cross_entropy_with_logits",
+        "BCEWithLogitsLoss",
+        (
+            _real("input"),
+            Operand("target", Domain.PROBABILITY, differentiable=True),
+            _weight(),
+            Operand("pos_weight", Domain.POSITIVE, optional=True),
+        ),
+    ),
+    Loss(
+        LossKind.GAUSSIAN_NLL,
+        Family.POINTWISE,
+        "gaussian_nll_loss",
+        "GaussianNLLLoss",
+        (_real("input"), _real("target"), Operand("var", Domain.NON_NEGATIVE, differentiable=True)),
+        (Option("full", False, (True,)), Option("eps", 1e-6, (1e-2,))),
+    ),
+    Loss(
+        LossKind.COSINE_EMBEDDING,
+        Family.ROWWISE,
+        "cosine_embedding_loss",
+        "CosineEmbeddingLoss",
+        (_real("input1"), _real("input2"), Operand("target", Domain.SIGN, Extent.ROWS)),
+        (Option("margin", 0.0, (0.5, -0.25)),),
+    ),
+    Loss(
+        LossKind.MULTI_MARGIN,
+        Family.ROWWISE,
+        "multi_margin_loss",
+        "MultiMarginLoss",
+        (_real("input"), _CLASS_INDEX, _CLASS_WEIGHT),
+        (Option("p", 1, (2,)), Option("margin", 1.0, (0.25,))),
+    ),
+    Loss(
+        LossKind.MULTILABEL_MARGIN,
+        Family.ROWWISE,
+        "multilabel_margin_loss",
+        "MultiLabelMarginLoss",
+        (_real("input"), Operand("target", Domain.CLASS_SET)),
+    ),
+    Loss(
+        LossKind.MULTILABEL_SOFT_MARGIN,
+        Family.ROWWISE,
+        "multilabel_soft_margin_loss",
+        "MultiLabelSoftMarginLoss",
+        (
+            _real("input"),
+            Operand("target", Domain.PROBABILITY, differentiable=True),
+            _weight(differentiable=True),
+        ),
+    ),
+    Loss(
+        LossKind.FUSED_LINEAR_CROSS_ENTROPY,
+        Family.LINEAR_CROSS_ENTROPY,
+        "linear_cross_entropy",
+        "LinearCrossEntropyLoss",
+        (
+            _real("input"),
+            _real("linear_weight"),
+            _CLASS_OR_SOFT,
+            _real("linear_bias", optional=True),
+            _SOFT_CLASS_WEIGHT,
+        ),
+        (_IGNORE_INDEX, _LABEL_SMOOTHING),
+        Divisor.CLASS_WEIGHT_SUM,
+    ),
+)
+
+#: The catalogue: every kind has exactly one row.
+LOSSES: Mapping[LossKind, Loss] = {row.kind: row for row in _ROWS}
+
+
+@dataclass(frozen=True, order=True)
+class SKU:
+    """Kind x dtype x reduction x direction: the unit that parity validates, 480 on each backend."""
+
+    kind: LossKind
+    dtype: str
+    reduction: LossReduction
+    direction: Direction
+
+    def __str__(self) -> str:
+        return f"{self.kind.name.lower()}-{self.dtype}-{self.reduction.name.lower()}-{self.direction.name.lower()}"
+
+
+def skus() -> Iterator[SKU]:
+    """Every SKU, in a fixed order."""
+    for kind in LossKind:
+        for dtype in DTYPES:
+            for reduction in LossReduction:
+                for direction in Direction:
+                    yield SKU(kind, dtype, reduction, direction)

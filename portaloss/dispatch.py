@@ -1,0 +1,67 @@
+"""The one way through: from a function's arguments to a plan, a backend and a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from portaloss import arrays, backends, gradients
+from portaloss.catalogue import LOSSES
+from portaloss.kinds import LossKind, LossReduction
+from portaloss.plan import as_reduction, make_plan, result_dtype
+
+
+def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, Any], **options: Any) -> Any:
+    """Compute a loss.
+
+    Args:
+        kind: which.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        operands: by the catalogue's names; None means absent. Sequences of ints are taken for lengths.
+        **options: by the catalogue's names.
+
+    Returns:
+        A NumPy array or scalar for NumPy operands, a torch tensor that knows its gradient for tensors.
+    """
+    row = LOSSES[kind]
+    given = {name: value for name, value in operands.items() if value is not None}
+    if kind is LossKind.CTC:
+        _lengths_to_arrays(given)
+    library = arrays.library_of(given)
+    device = "cpu" if library == arrays.NUMPY else _device(given)
+    plan = make_plan(
+        kind, result_dtype(row, given), as_reduction(reduction), backends.for_device(device), tuple(options.items())
+    )
+    recorder = gradients.active()
+    if recorder is not None:
+        return recorder.record(plan, given)
+    if library == arrays.NUMPY:
+        return plan.forward_with_gradients(given, ()).value
+
+    from portaloss import torch_ops
+
+    return torch_ops.apply(plan, given)
+
+
+def _lengths_to_arrays(given: dict[str, Any]) -> None:
+    """PyTorch takes tuples and lists of ints for CTC's lengths."""
+    for name in ("input_lengths", "target_lengths"):
+        lengths = given.get(name)
+        if isinstance(lengths, (tuple, list)):
+            array = np.asarray(lengths, dtype=np.int64)
+            given[name] = arrays.like(array, arrays.TORCH) if arrays.is_tensor(given["log_probs"]) else array
+
+
+def _device(given: Mapping[str, Any]) -> str:
+    """The device that all tensors are on; 0-dimensional ones and lengths may stay on the CPU."""
+    devices = {name: value.device.type for name, value in given.items()}
+    first = next(iter(devices))
+    for name, device in devices.items():
+        if device != devices[first] and given[name].ndim > 0 and not name.endswith("_lengths"):
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but {first} is on {given[first].device} and {name} is "
+                f"on {given[name].device}"
+            )
+    return devices[first]

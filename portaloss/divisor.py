@@ -1,0 +1,47 @@
+"""What a mean divides by. It is data: a count, a sum of weights, or one length an item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.arrange import Arranged
+from portaloss.catalogue import Divisor, Loss
+from portaloss.checks import is_floating
+
+
+def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float | npt.NDArray[np.float64]:
+    """The divisor of a mean, in float64: a number, or for CTC one for each item.
+
+    It may be 0, where there are no items or none counts: that mean is nan.
+    """
+    operands = arranged.operands
+    if loss.divisor is Divisor.TARGET_LENGTHS:
+        lengths = operands["target_lengths"]
+        return np.maximum(lengths, 1).astype(np.float64) * len(lengths)
+    if loss.divisor is Divisor.WEIGHT_SUM and "weight" in operands:
+        return float(operands["weight"].astype(np.float64).sum())
+    if loss.divisor is Divisor.CLASS_WEIGHT_SUM and not is_floating(operands["target"]):
+        counted = operands["target"] != options["ignore_index"]
+        if "weight" not in operands:
+            return float(np.count_nonzero(counted))
+        weight = operands["weight"].astype(np.float64).reshape(-1)
+        return float(weight[operands["target"][counted]].sum())
+    if options.get("batchmean"):
+        shape = operands["input"].shape
+        return float(shape[0]) if shape else 1.0
+    return float(np.prod(arranged.items_shape, dtype=np.float64))
+
+
+def counts(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> npt.NDArray[np.bool_] | None:
+    """Which items count at all, in the chapter's shape of items; None where all do.
+
+    An item that doesn't has a gradient of exactly 0, even where the divisor is 0 too and 0/0 would be nan.
+    """
+    if loss.divisor is not Divisor.CLASS_WEIGHT_SUM or is_floating(arranged.operands["target"]):
+        return None
+    counted: npt.NDArray[np.bool_] = arranged.operands["target"] != options["ignore_index"]
+    return counted

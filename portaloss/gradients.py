@@ -1,0 +1,124 @@
+"""Gradients for arrays that have no autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from portaloss import arrays
+
+if TYPE_CHECKING:
+    from portaloss.plan import Plan
+
+_active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+def active() -> Recorder | None:
+    """The recorder of the ``value_and_grad`` that is running, if one is."""
+    return _active.get()
+
+
+class Recorder:
+    """Watches for the one loss that a function computes, and takes its gradients along."""
+
+    def __init__(self, watched: Sequence[Any]) -> None:
+        self._watched = watched
+        self.value: Any = None
+        self.gradients: list[Any] | None = None
+
+    def record(self, plan: Plan, operands: dict[str, Any]) -> Any:
+        """Run the loss, with the gradients of the watched arrays among its operands."""
+        from portaloss.plan import differentiable
+
+        if self.gradients is not None:
+            raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
+        possible = differentiable(plan.loss, operands)
+        names: list[list[str]] = []
+        for array in self._watched:
+            found = [name for name, value in operands.items() if value is array]
+            for name in found:
+                if name not in possible:
+                    raise ValueError(f"value_and_grad: {name} of {plan.loss.function} has no gradient here")
+            names.append(found)
+        wants = tuple(dict.fromkeys(name for found in names for name in found))
+        result = plan.forward_with_gradients(operands, wants)
+        if result.value.ndim != 0:
+            raise ValueError(f"value_and_grad needs a scalar loss, got shape {tuple(result.value.shape)}")
+        computed = result.gradients
+        if computed is None and wants:
+            computed = plan.backward(1.0, wants=wants, **operands)
+        self.value = result.value
+        self.gradients = []
+        for array, found in zip(self._watched, names, strict=True):
+            if not found:
+                raise ValueError("value_and_grad: an argument to differentiate is not an operand of the loss")
+            total = computed[found[0]]  # type: ignore[index]  # wants is not empty, so computed is there
+            for name in found[1:]:  # the same array twice, as in mse_loss(x, x)
+                total = total + computed[name]  # type: ignore[index]
+            self.gradients.append(total)
+            del array
+        return self.value
+
+
+@contextmanager
+def _recording(recorder: Recorder) -> Iterator[None]:
+    token = _active.set(recorder)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
+    """A function that returns the loss of ``fn`` and its gradients.
+
+    ``fn`` is a function of ``portaloss.functional``, or one that calls one of them on its own arguments and returns
+    what that gave: ``lambda x: cross_entropy(x, target, label_smoothing=0.1)``. Works on NumPy arrays and, without
+    autograd, on torch tensors.
+
+    Args:
+        fn: computes one loss with a reduction of mean or sum.
+        argnums: which positional arguments to differentiate.
+
+    Returns:
+        A function of fn's arguments. It returns the loss and the gradient; a tuple of gradients where argnums is a
+        sequence. Each has the shape and dtype of its argument.
+
+    Raises:
+        TypeError: fn is not callable, or argnums are not ints.
+        ValueError: from the function returned, where the loss is not a scalar, where fn returns anything but the one
+            loss it computed, or where an argument has no gradient.
+
+    >>> import numpy as np
+    >>> from portaloss.functional import mse_loss
+    >>> loss, gradient = value_and_grad(mse_loss)(np.array([1.0, 3.0]), np.array([0.0, 1.0]))
+    >>> float(loss), gradient.tolist()
+    (2.5, [1.0, 2.0])
+    """
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+    single = isinstance(argnums, int)
+    positions: tuple[Any, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not positions or not all(isinstance(i, int) and not isinstance(i, bool) for i in positions):
+        raise TypeError(f"argnums must be an int or a sequence of ints, got {argnums!r}")
+
+    @wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        for i in positions:
+            if not -len(args) <= i < len(args):
+                raise ValueError(f"value_and_grad: argnums has {i}, but there are {len(args)} positional arguments")
+        watched = [args[i] for i in positions]
+        arrays.library_of({f"argument {i}": value for i, value in zip(positions, watched, strict=True)})
+        recorder = Recorder(watched)
+        with _recording(recorder):
+            value = fn(*args, **kwargs)
+        if recorder.gradients is None:
+            raise ValueError("value_and_grad: the function computes no loss of portaloss")
+        if value is not recorder.value:
+            raise ValueError("value_and_grad: the function must return the loss itself, not something made from it")
+        return value, recorder.gradients[0] if single else tuple(recorder.gradients)
+
+    return wrapped

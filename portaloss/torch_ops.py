@@ -1,0 +1,75 @@
+"""Losses that torch's autograd knows: the one place that registers with torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from portaloss.plan import Plan, differentiable
+
+
+def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
+    """The loss of tensors, with its gradients known to autograd where any operand requires one.
+
+    Raises:
+        RuntimeError: an operand without a gradient requires one, as PyTorch raises.
+    """
+    if not (torch.is_grad_enabled() and any(value.requires_grad for value in operands.values())):
+        value: torch.Tensor = plan.forward_with_gradients(operands, ()).value
+        return value
+    possible = differentiable(plan.loss, operands)
+    for row in plan.loss.operands:
+        given = operands.get(row.name)
+        if given is not None and given.requires_grad and row.name not in possible and row.name in _REFUSED:
+            raise RuntimeError(
+                f"The function '{plan.loss.function}' is not differentiable with respect to argument '{row.name}'. "
+                "This input cannot have requires_grad True."
+            )
+    result: torch.Tensor = _Loss.apply(plan, tuple(operands), *operands.values())
+    return result
+
+
+#: What PyTorch refuses to differentiate, rather than leave without a gradient.
+_REFUSED = frozenset({"weight", "pos_weight"})
+
+
+class _Loss(torch.autograd.Function):
+    """Forward with gradients in the same pass where that is cheaper; backward scales them, or computes them."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, names: tuple[str, ...], *tensors: torch.Tensor) -> torch.Tensor:
+        operands = dict(zip(names, tensors, strict=True))
+        possible = differentiable(plan.loss, operands)
+        needed = dict(zip(names, ctx.needs_input_grad[2:], strict=True))
+        wants = tuple(name for name in names if needed[name] and name in possible)
+        result = plan.forward_with_gradients(operands, wants)
+        ctx.plan, ctx.names, ctx.wants = plan, names, wants
+        ctx.early = result
+        ctx.save_for_backward(*tensors)
+        value: torch.Tensor = result.value
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        operands = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        gradients = _early_gradients(ctx, upstream)
+        if gradients is None:
+            gradients = ctx.plan.backward(upstream, wants=ctx.wants, **operands)
+        return None, None, *(gradients.get(name) for name in ctx.names)
+
+
+def _early_gradients(ctx: Any, upstream: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    """The forward pass's gradients times upstream, if there are any left: they belong to the first backward pass."""
+    early, ctx.early = ctx.early, None
+    if early is None or early.gradients is None:
+        return None
+    factor = upstream.item()
+    if factor != 1.0:
+        if not early.scalable:
+            return None
+        for gradient in early.gradients.values():
+            gradient.mul_(factor)
+    gradients: dict[str, torch.Tensor] = early.gradients
+    return gradients

@@ -1,0 +1,1 @@
+"""The book: one chapter per loss. Start with README.md."""

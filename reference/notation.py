@@ -1,0 +1,41 @@
+"""What the chapters share: the types in their signatures. ``notation.md`` explains the symbols.
+
+Every chapter is one function named after its kind:
+
+    items, derivatives = mse(input, target, weight, wants=("input",))
+
+``items`` is the loss before any reduction. ``derivatives`` maps each operand named in ``wants`` to the derivative of
+the items with respect to it, element by element: what an upstream gradient is multiplied by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: An array of any of the math dtypes. A chapter computes in the dtype it is given.
+Array = npt.NDArray[Any]
+
+#: Operand name -> derivative of the items with respect to that operand.
+Derivatives = dict[str, Array]
+
+#: The names of the operands whose derivatives are wanted.
+Wants = Collection[str]
+
+#: Items, and the derivatives that were wanted.
+Terms = tuple[Array, Derivatives]
+
+
+def step(condition: Array, like: Array) -> Array:
+    """1 where the condition holds, else 0, in the dtype of ``like``.
+
+    A product with a step is several times faster than ``np.where``, which branches once an element. It is right only
+    where the other factor is finite: 0 * inf is nan.
+    """
+    return condition.astype(like.dtype)
+
+
+__all__ = ["Array", "Derivatives", "Terms", "Wants", "np", "step"]
