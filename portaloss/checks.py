@@ -38,9 +38,7 @@ def require_floating(name: str, array: Any) -> None:
 def require_integer(name: str, array: Any) -> None:
     """Raise RuntimeError unless the array is of an integer dtype."""
     if "int" not in dtype_name(array):
-        raise RuntimeError(
-            f"expected {name} dtype to be Long or another integer, but got {dtype_name(array)}; class indices are integers"
-        )
+        raise RuntimeError(f"expected {name} dtype to be Long or another integer, but got {dtype_name(array)}")
 
 
 def require_same_dtype(name: str, array: Any, other_name: str, other: Any) -> None:

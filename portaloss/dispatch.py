@@ -58,10 +58,11 @@ def _device(given: Mapping[str, Any]) -> str:
     """The device that all tensors are on; 0-dimensional ones and lengths may stay on the CPU."""
     devices = {name: value.device.type for name, value in given.items()}
     first = next(iter(devices))
-    for name, device in devices.items():
-        if device != devices[first] and given[name].ndim > 0 and not name.endswith("_lengths"):
+    for name, other in devices.items():
+        if other != devices[first] and given[name].ndim > 0 and not name.endswith("_lengths"):
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but {first} is on {given[first].device} and {name} is "
                 f"on {given[name].device}"
             )
-    return devices[first]
+    device: str = devices[first]
+    return device

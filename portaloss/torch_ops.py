@@ -26,7 +26,9 @@ def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
                 f"The function '{plan.loss.function}' is not differentiable with respect to argument '{row.name}'. "
                 "This input cannot have requires_grad True."
             )
-    result: torch.Tensor = _Loss.apply(plan, tuple(operands), *operands.values())
+    result: torch.Tensor = _Loss.apply(  # type: ignore[no-untyped-call]
+        plan, tuple(operands), *operands.values()
+    )
     return result
 
 
@@ -51,7 +53,7 @@ class _Loss(torch.autograd.Function):
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         operands = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
         gradients = _early_gradients(ctx, upstream)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from portaloss.plan import Plan, Precision
 
-_MODULES = {"cpu": "portaloss.backends.cpu"}
+_MODULES = {"cpu": "portaloss.backends.cpu.backend"}
 
 
 @dataclass

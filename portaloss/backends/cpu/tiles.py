@@ -56,31 +56,30 @@ class Pass:
             return 0.0
         if size <= TILE:
             with np.errstate(all="ignore"):
-                total, partials = self._tile(arrays, shape)
+                total, partials = self._tile(arrays, shape, self._summed(arrays, shape))
             for name, partial in partials.items():
                 narrow_into(partial, self.gradients[name])
             return total
 
         shape, arrays = merge_axes(shape, arrays, self.axis)
         tiles = Tiles(shape, self.axis)
-        sums = OrderedSum(
-            {
-                name: np.zeros(array.shape)
-                for (role, name), array in arrays.items()
-                if role == "gradient" and array.shape != shape
-            }
-        )
+        summed = self._summed(arrays, shape)
+        sums = OrderedSum({name: np.zeros(arrays["gradient", name].shape) for name in summed})
 
         def visit(index: int) -> None:
             slices = tiles[index]
             tile = {key: array[cut(slices, array.shape)] for key, array in arrays.items()}
-            total, partials = self._tile(tile, tiles.shape_of(slices))
+            total, partials = self._tile(tile, tiles.shape_of(slices), summed)
             sums.add(index, slices, total, partials)
 
         parallel(visit, len(tiles))
         for name, accumulated in sums.accumulators.items():
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total
+
+    def _summed(self, arrays: Mapping[tuple[str, str], Array], shape: Shape) -> frozenset[str]:
+        """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
+        return frozenset(name for name in self.gradients if arrays["gradient", name].shape != shape)
 
     def _arrays(self) -> dict[tuple[str, str], Array]:
         arrays = {("operand", name): array for name, array in self.operands.items()}
@@ -91,7 +90,9 @@ class Pass:
             arrays["upstream", ""] = self.upstream
         return arrays
 
-    def _tile(self, tile: Mapping[tuple[str, str], Array], shape: Shape) -> tuple[float, dict[str, Array]]:
+    def _tile(
+        self, tile: Mapping[tuple[str, str], Array], shape: Shape, summed: frozenset[str]
+    ) -> tuple[float, dict[str, Array]]:
         """Run the chapter on a tile: the sum of its items, and the sums of gradients over broadcast axes."""
         operands = {
             name: array if name in self.indices else widen(array, self.math)
@@ -113,7 +114,7 @@ class Pass:
             if name in self.offsets:
                 derivative = derivative - self.offsets[name]
             out = tile["gradient", name]
-            if out.shape != shape:
+            if name in summed:
                 partials[name] = sum_to(np.broadcast_to(derivative * upstream, shape), out.shape)
             elif out.dtype == self.math:
                 np.multiply(derivative, upstream, out=out)
@@ -172,8 +173,8 @@ def merge_axes(
 
 def _mergeable(array: Array, outer: int, inner: int) -> bool:
     if array.shape[outer] == 1 or array.shape[inner] == 1:
-        return array.shape[outer] == array.shape[inner]  # broadcast along both, or along one only
-    return array.strides[outer] == array.strides[inner] * array.shape[inner]
+        return bool(array.shape[outer] == array.shape[inner])  # broadcast along both, or along one only
+    return bool(array.strides[outer] == array.strides[inner] * array.shape[inner])
 
 
 def cut(slices: Slices, shape: Shape) -> Slices:

@@ -1,0 +1,256 @@
+"""The ``cpu`` backend: the chapters of ``portaloss.reference`` on cache-sized tiles, on all cores."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss import arrays
+from portaloss.arrange import Arranged, arrange
+from portaloss.backends import Forward
+from portaloss.backends.cpu import ctc, linear_cross_entropy, memory
+from portaloss.backends.cpu.casts import math_dtype, narrow_into
+from portaloss.backends.cpu.chapters import CHAPTERS
+from portaloss.backends.cpu.threads import get_num_threads
+from portaloss.backends.cpu.tiles import TILE, Pass
+from portaloss.catalogue import Divisor, Domain, Family
+from portaloss.divisor import counts, divisor
+from portaloss.kinds import LossReduction
+
+if TYPE_CHECKING:
+    from portaloss.plan import Plan, Precision
+
+Array = npt.NDArray[Any]
+
+#: A bound on the tile-sized temporaries that any chapter holds at once, casts of its operands included.
+#: A test measures every chapter against it.
+TEMPORARIES = 14
+
+_INDICES = frozenset({Domain.CLASS_INDEX, Domain.CLASS_SET})
+
+
+def unavailable() -> str | None:
+    """The CPU is always there."""
+    return None
+
+
+def architecture() -> str:
+    """The processor's architecture."""
+    return platform.machine()
+
+
+def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
+    """A tensor must be in the CPU's memory."""
+    del plan
+    for name, value in operands.items():
+        if arrays.is_tensor(value) and value.device.type != "cpu":
+            return f"backend cpu runs on CPU tensors, but {name} is on device {value.device}"
+    return None
+
+
+def precision(plan: Plan) -> Precision:
+    """float32 arithmetic for 16-bit dtypes, sums in float64, the same bits every run."""
+    from portaloss.plan import Precision
+
+    math = math_dtype(plan.dtype).name
+    products = plan.loss.family is Family.LINEAR_CROSS_ENTROPY
+    return Precision(
+        math_dtype=math,
+        accumulator=math if products else "float64",
+        deterministic=True,
+        # a matrix product is the BLAS library's, which does not promise the same bits for any number of threads
+        bit_stable=not products,
+    )
+
+
+def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Scratch memory in bytes: tiles for each thread, and accumulators for gradients of broadcast operands."""
+    math = math_dtype(plan.dtype).itemsize
+    if plan.loss.family is Family.LINEAR_CROSS_ENTROPY:
+        *inner, hidden = shapes["linear_weight"]
+        rows = prod(shapes["input"][:-1])
+        return linear_cross_entropy.workspace_size(
+            rows, hidden, prod(inner), arrays.dtype_of(plan.dtype), linear_cross_entropy.MAX_MEMORY
+        )
+    if plan.loss.family is Family.CTC:
+        return ctc.workspace_size(shapes["log_probs"], shapes["targets"], math)
+    full = max(prod(shape) for shape in shapes.values())
+    row = 1
+    if plan.loss.family is Family.ROWWISE:
+        first = shapes[plan.loss.operands[0].name]
+        last = plan.loss.operands[1].domain is not Domain.CLASS_INDEX or len(first) < 2
+        row = (first[-1] if last else first[1]) if first else 1
+    tile = min(max(TILE, row), full)
+    accumulators = sum(8 * prod(shape) for shape in shapes.values())
+    return get_num_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
+
+
+def check(plan: Plan, operands: Mapping[str, Any]) -> None:
+    """Raise what is wrong with the operands."""
+    _arrange(plan, operands)
+
+
+def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
+    """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
+    library = arrays.library_of(operands)
+    call = _Call(plan, operands)
+    if plan.reduction is LossReduction.NONE:
+        items = memory.empty(call.arranged.items_shape, arrays.dtype_of(plan.dtype))
+        call.run(1.0, items=items)
+        return Forward(arrays.like(items, library))
+
+    by = call.divisor()
+    early = [name for name in wants if not call.depends_on_total(name)]
+    if len(early) < len(wants):
+        early = []  # a gradient that needs the loss itself has to wait for the backward pass
+    gradients = call.gradients(early)
+    total = call.run(call.scale(by, 1.0), gradients=gradients)
+    value = memory.empty((), arrays.dtype_of(plan.dtype))
+    with np.errstate(all="ignore"):
+        narrow_into(np.asarray(call.reduce(total, by)), value)
+    return Forward(
+        arrays.like(value, library),
+        {name: arrays.like(gradient, library) for name, gradient in gradients.items()} if early else None,
+        scalable=all(gradient.dtype.itemsize >= 4 for gradient in gradients.values()),
+    )
+
+
+def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
+    """The gradients of the wanted operands for an upstream gradient: a number, or with reduction none one an item."""
+    library = arrays.library_of(operands)
+    call = _Call(plan, operands)
+    incoming = np.asarray(upstream) if not arrays.is_tensor(upstream) else arrays.to_numpy(upstream)
+    gradients = call.gradients(wants)
+    if plan.reduction is LossReduction.NONE:
+        shape = call.arranged.items_shape
+        if incoming.shape != shape:
+            raise ValueError(f"upstream must have the shape of the loss, {shape}, got {incoming.shape}")
+        call.run(call.arranged.items_view(incoming), gradients=gradients)
+    else:
+        if incoming.size != 1:
+            raise ValueError(f"upstream must be one number, got shape {incoming.shape}")
+        by = call.divisor()
+        offsets = {}
+        if any(call.depends_on_total(name) for name in wants):
+            # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
+            with np.errstate(all="ignore"):
+                offsets = {"weight": float(call.reduce(call.run(1.0), by))}
+        call.run(call.scale(by, float(incoming.reshape(()))), gradients=gradients, offsets=offsets)
+    return {name: arrays.like(gradient, library) for name, gradient in gradients.items()}
+
+
+def _arrange(plan: Plan, operands: Mapping[str, Any]) -> Arranged:
+    return arrange(plan.loss, dict(plan.options), {name: arrays.to_numpy(value) for name, value in operands.items()})
+
+
+class _Call:
+    """One call: the plan, the operands it runs on, and the engine of its family."""
+
+    def __init__(self, plan: Plan, operands: Mapping[str, Any]) -> None:
+        self._plan = plan
+        self._loss = plan.loss
+        self._options = dict(plan.options)
+        self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
+        self.arranged = arrange(plan.loss, self._options, self._given)
+
+    def divisor(self) -> float | Array:
+        """What the sum is divided by: 1 unless the reduction is mean."""
+        if self._plan.reduction is not LossReduction.MEAN:
+            return 1.0
+        return divisor(self._loss, self._options, self.arranged)
+
+    def scale(self, by: float | Array, upstream: float) -> float | Array:
+        """What derivatives are multiplied by: a number, or one for each item."""
+        if isinstance(by, np.ndarray):
+            return upstream / by
+        if by != 0.0:
+            return upstream / by
+        # 0/0: items that count have a gradient of nan, those that don't still have 0
+        counted = counts(self._loss, self._options, self.arranged)
+        if counted is None:
+            return float("nan")
+        return np.where(counted, np.nan, 0.0)
+
+    def reduce(self, total: float | Array, by: float | Array) -> np.float64:
+        """The loss, from the sum of the items or, for divisors of one an item, the items."""
+        quotient = np.float64(total) / by if isinstance(by, float) else (total / by).sum()
+        return np.float64(quotient)
+
+    def depends_on_total(self, name: str) -> bool:
+        """Whether the gradient of an operand needs the loss itself, because the operand is in the divisor too."""
+        mean = self._plan.reduction is LossReduction.MEAN
+        return mean and name == "weight" and self._loss.divisor is Divisor.WEIGHT_SUM
+
+    def gradients(self, wants: Collection[str]) -> dict[str, Array]:
+        """Where the gradients go: arrays of the operands' own shapes and dtypes, not yet filled."""
+        return {name: memory.empty_like(self._given[name]) for name in wants}
+
+    def run(
+        self,
+        upstream: float | Array,
+        *,
+        items: Array | None = None,
+        gradients: Mapping[str, Array] | None = None,
+        offsets: Mapping[str, float] | None = None,
+    ) -> Any:
+        """Fill ``items`` and ``gradients``; returns the sum of the items, or the items where each has a divisor."""
+        gradients = gradients or {}
+        arranged = self.arranged
+        if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
+            return self._run_linear(upstream, items, gradients)
+        views = {name: arranged.view(name, gradient) for name, gradient in gradients.items()}
+        math = math_dtype(self._plan.dtype)
+        chapter = CHAPTERS[self._plan.kind]
+        options = {option.name: self._options[option.name] for option in self._loss.options if not option.divisor_only}
+        items_view = None if items is None else arranged.items_view(items)
+        if self._loss.family is Family.CTC:
+            return ctc.run(chapter, arranged.operands, options, math, upstream, items_view, views.get("log_probs"))
+        indices = frozenset(
+            operand.name
+            for operand in self._loss.operands
+            if operand.domain in _INDICES and arranged.operands[operand.name].dtype.kind in "iu"
+        )
+        return Pass(
+            chapter,
+            arranged.operands,
+            options,
+            math,
+            indices,
+            arranged.axis,
+            items_view,
+            views,
+            upstream,
+            offsets or {},
+        ).run()
+
+    def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
+        results, computed = linear_cross_entropy.compute(
+            self.arranged.operands,
+            ignore_index=self._options["ignore_index"],
+            label_smoothing=self._options["label_smoothing"],
+            upstream=upstream if gradients else None,
+            wants=tuple(gradients),
+            max_memory=linear_cross_entropy.MAX_MEMORY,
+        )
+        for name, gradient in gradients.items():
+            np.copyto(self.arranged.view(name, gradient), computed[name])
+        if items is not None:
+            narrow_into(results, self.arranged.items_view(items))
+        return float(np.add.reduce(results, axis=None, dtype=np.float64))
+
+
+__all__ = [
+    "architecture",
+    "backward",
+    "check",
+    "forward",
+    "precision",
+    "refuses",
+    "unavailable",
+    "workspace_size",
+]

@@ -1,0 +1,159 @@
+"""The tile driver against a chapter run on whole arrays: layouts, broadcasting, tails, threads."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import portaloss
+from portaloss.backends.cpu import tiles
+from portaloss.backends.cpu.tiles import Pass, Tiles, merge_axes
+
+FLOAT64 = np.dtype(np.float64)
+
+
+def weighted(a, b, *, wants=()):
+    """A pointwise chapter that is easy to check: items a*b."""
+    items = a * b
+    derivatives = {"a": np.broadcast_to(b, items.shape), "b": np.broadcast_to(a, items.shape)}
+    return items, {name: derivatives[name] for name in wants}
+
+
+def row_square(a, b, *, wants=()):
+    """A rowwise chapter: items sum over axis 1 of a*b."""
+    items, derivatives = weighted(a, b, wants=wants)
+    return items.sum(axis=1, keepdims=True), derivatives
+
+
+def expected(chapter, a, b, upstream, axis):
+    items, derivatives = chapter(a, b, wants=("a", "b"))
+    full = np.broadcast_shapes(a.shape, b.shape)
+    gradients = {}
+    for name, operand in (("a", a), ("b", b)):
+        gradient = np.broadcast_to(derivatives[name] * upstream, full)
+        axes = tuple(i for i in range(len(full)) if operand.shape[i] != full[i])
+        gradients[name] = gradient.sum(axis=axes, keepdims=True)
+    return items, gradients
+
+
+def run(chapter, a, b, upstream, axis):
+    full = np.broadcast_shapes(a.shape, b.shape)
+    shape = list(full)
+    if axis is not None:
+        shape[axis] = 1
+    items = np.full(shape, np.nan)
+    gradients = {"a": np.full_like(a, np.nan), "b": np.full_like(b, np.nan)}
+    Pass(chapter, {"a": a, "b": b}, {}, FLOAT64, axis=axis, items=items, gradients=gradients, upstream=upstream).run()
+    return items, gradients
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 24 elements: many tiles, odd tails, at sizes that are quick to check."""
+    monkeypatch.setattr(tiles, "TILE", 24)
+    monkeypatch.setattr(Tiles.__init__, "__defaults__", (24,))
+
+
+SHAPES = [
+    ((5, 7), (5, 7)),
+    ((23,), (23,)),
+    ((25,), (25,)),
+    ((49,), (1,)),
+    ((5, 7), (1, 7)),
+    ((5, 7), (5, 1)),
+    ((3, 4, 5), (1, 4, 1)),
+    ((3, 4, 5), (3, 1, 5)),
+    ((2, 1, 30), (2, 3, 1)),
+    ((100, 1), (1, 3)),
+]
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize(("shape_a", "shape_b"), SHAPES)
+@pytest.mark.parametrize("layout", ["C", "F", "stepped", "reversed"])
+def test_tiles_agree_with_the_whole(axis, shape_a, shape_b, layout):
+    if axis is not None and len(shape_a) < 2:
+        pytest.skip("a class axis needs two axes")
+    rng = np.random.default_rng(1)
+
+    def make(shape):
+        if layout == "stepped":
+            return rng.standard_normal([2 * size for size in shape])[tuple(slice(None, None, 2) for _ in shape)]
+        if layout == "reversed":
+            return rng.standard_normal(shape)[tuple(slice(None, None, -1) for _ in shape)]
+        return np.asarray(rng.standard_normal(shape), order=layout)
+
+    a, b = make(shape_a), make(shape_b)
+    chapter = weighted if axis is None else row_square
+    item_shape = list(np.broadcast_shapes(shape_a, shape_b))
+    if axis is not None:
+        item_shape[axis] = 1
+    upstream = rng.standard_normal(item_shape)
+    items, gradients = run(chapter, a, b, upstream, axis)
+    items_expected, gradients_expected = expected(chapter, a, b, upstream, axis)
+    # elementwise results are the same operations; sums of at most 300 float64 terms differ by their order alone
+    np.testing.assert_allclose(items, items_expected, rtol=1e-13, atol=1e-14)
+    for name in "ab":
+        np.testing.assert_allclose(gradients[name], gradients_expected[name], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(1,), (65535,), (65536,), (65537,), (3 * 65536 + 7,), (257, 1023)])
+def test_every_element_is_visited_once(shape):
+    a = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    gradient = np.full(shape, np.nan)
+    total = Pass(weighted, {"a": a, "b": np.ones(shape)}, {}, FLOAT64, gradients={"b": gradient}, upstream=2.0).run()
+    np.testing.assert_array_equal(gradient, 2 * a)
+    assert total == a.size * (a.size - 1) / 2  # whole numbers below 2^53: exact in any order
+
+
+def test_empty_operands_have_sum_zero_and_zero_gradients():
+    gradient = np.full((1, 3), np.nan)
+    total = Pass(weighted, {"a": np.ones((0, 3)), "b": np.ones((1, 3))}, {}, FLOAT64, gradients={"b": gradient}).run()
+    assert total == 0.0
+    assert gradient.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("shape_b", [(300, 1000), (1, 1000), (300, 1), (1, 1)])
+def test_the_same_bits_on_any_number_of_threads(shape_b):
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((300, 1000)).astype(np.float32)
+    b = rng.standard_normal(shape_b).astype(np.float32)
+    results = []
+    before = portaloss.get_num_threads()
+    try:
+        for count, _ in itertools.product((1, 2, 5), range(3)):
+            portaloss.set_num_threads(count)
+            gradients = {"a": np.empty_like(a), "b": np.empty_like(b)}
+            total = Pass(weighted, {"a": a, "b": b}, {}, np.dtype(np.float32), gradients=gradients).run()
+            results.append((total, gradients["a"].tobytes(), gradients["b"].tobytes()))
+    finally:
+        portaloss.set_num_threads(before)
+    assert len(set(results)) == 1
+
+
+def test_contiguous_arrays_become_one_axis():
+    a = np.zeros((4, 5, 6))
+    shape, arrays = merge_axes(a.shape, {("operand", "a"): a}, None)
+    assert shape == (120,)
+    assert np.shares_memory(arrays["operand", "a"], a)
+
+
+def test_transposed_arrays_are_walked_in_memory_order():
+    a, b = np.zeros((6, 5, 4)).T, np.zeros((6, 5, 4)).T
+    shape, arrays = merge_axes(a.shape, {("operand", "a"): a, ("operand", "b"): b}, None)
+    assert shape == (120,)
+    assert all(array.flags.c_contiguous for array in arrays.values())
+
+
+def test_the_class_axis_stays_at_one():
+    a, target = np.zeros((2, 7, 3, 4)), np.zeros((2, 1, 3, 4))
+    shape, arrays = merge_axes(a.shape, {("operand", "a"): a, ("operand", "t"): target}, 1)
+    assert shape == (2, 7, 12)
+    assert arrays["operand", "t"].shape == (2, 1, 12)
+
+
+def test_operands_are_not_changed():
+    a, b = np.ones((300, 1000)), np.ones((300, 1000))
+    a.flags.writeable = b.flags.writeable = False  # a write would raise
+    run(weighted, a, b, 1.0, None)
