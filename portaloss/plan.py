@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
+
 from portaloss import arrays, backends
 from portaloss.catalogue import LOSSES, SKU, Loss
 from portaloss.checks import dtype_name, is_floating
@@ -143,7 +145,7 @@ class Plan:
 def select(
     kind: LossKind,
     *,
-    dtype: str,
+    dtype: Any,
     reduction: LossReduction | str = LossReduction.MEAN,
     backend: str | None = None,
     **options: Any,
@@ -163,7 +165,7 @@ def select(
         RuntimeError: an option out of range for which PyTorch raises this.
         NotImplementedError: the backend cannot run here.
     """
-    name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    name = np.dtype(dtype).name if isinstance(dtype, type) else str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     backend = backend or "cpu"

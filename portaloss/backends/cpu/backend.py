@@ -13,7 +13,7 @@ import numpy.typing as npt
 from portaloss import arrays
 from portaloss.arrange import Arranged, arrange
 from portaloss.backends import Forward
-from portaloss.backends.cpu import ctc, linear_cross_entropy, memory
+from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into
 from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.backends.cpu.threads import get_num_threads
@@ -72,6 +72,8 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Scratch memory in bytes: tiles for each thread, and accumulators for gradients of broadcast operands."""
     math = math_dtype(plan.dtype).itemsize
     if plan.loss.family is Family.LINEAR_CROSS_ENTROPY:
+        from portaloss.backends.cpu import linear_cross_entropy
+
         *inner, hidden = shapes["linear_weight"]
         rows = prod(shapes["input"][:-1])
         return linear_cross_entropy.workspace_size(
@@ -229,6 +231,8 @@ class _Call:
         ).run()
 
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
+        from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without
+
         results, computed = linear_cross_entropy.compute(
             self.arranged.operands,
             ignore_index=self._options["ignore_index"],
