@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ class TargetOutOfRangeError(IndexError, RuntimeError):
 
 def dtype_name(array: Any) -> str:
     """``"float32"``, ``"int64"``, ...: for either library."""
-    return str(array.dtype).removeprefix("torch.")
+    return _name(array.dtype)
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")  # NumPy takes 4 us to spell a dtype: once is enough
 
 
 def is_floating(array: Any) -> bool:

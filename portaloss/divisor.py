@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float
     if options.get("batchmean"):
         shape = operands["input"].shape
         return float(shape[0]) if shape else 1.0
-    return float(np.prod(arranged.items_shape, dtype=np.float64))
+    return float(prod(arranged.items_shape))
 
 
 def counts(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> npt.NDArray[np.bool_] | None:

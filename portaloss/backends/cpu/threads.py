@@ -75,14 +75,15 @@ def parallel(function: Callable[[int], T], count: int) -> list[T]:
     """
     threads = min(get_num_threads(), count)
     if threads <= 1:
-        return [function(index) for index in range(count)]
+        with np.errstate(all="ignore"):
+            return [function(index) for index in range(count)]
 
     results: list[T | None] = [None] * count
     next_index = itertools.count()
     errors: list[BaseException] = []
 
     def work() -> None:
-        # overflow and invalid are part of the answer (inf, nan), not news; numpy keeps this state per thread
+        # overflow and invalid are part of the answer (inf, nan), not news; NumPy keeps this state for each thread
         with np.errstate(all="ignore"):
             while not errors and (index := next(next_index)) < count:
                 try:

@@ -11,7 +11,7 @@ number of threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -25,6 +25,8 @@ from portaloss.backends.cpu.threads import parallel
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
+#: Keyed by role (operand, gradient, items, upstream) and the operand's name.
+Arrays = Mapping[tuple[str, str], Array]
 
 #: Elements in a tile: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
 TILE = 65536
@@ -46,9 +48,9 @@ class Pass:
     offsets: Mapping[str, float] = field(default_factory=dict)  #: taken off a derivative first
 
     def run(self) -> float:
-        """Fill ``items`` and ``gradients``; returns the sum of the items in float64."""
+        """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         arrays = self._arrays()
-        shape = np.broadcast_shapes(*(array.shape for array in self.operands.values()))
+        shape = broadcast(self.operands.values())
         size = prod(shape)
         if size == 0:
             for gradient in self.gradients.values():
@@ -65,10 +67,11 @@ class Pass:
         tiles = Tiles(shape, self.axis)
         summed = self._summed(arrays, shape)
         sums = OrderedSum({name: np.zeros(arrays["gradient", name].shape) for name in summed})
+        cuts = [(key, array, array.shape == shape) for key, array in arrays.items()]
 
         def visit(index: int) -> None:
             slices = tiles[index]
-            tile = {key: array[cut(slices, array.shape)] for key, array in arrays.items()}
+            tile = {key: array[slices if spans else cut(slices, array.shape)] for key, array, spans in cuts}
             total, partials = self._tile(tile, tiles.shape_of(slices), summed)
             sums.add(index, slices, total, partials)
 
@@ -77,50 +80,57 @@ class Pass:
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total
 
-    def _summed(self, arrays: Mapping[tuple[str, str], Array], shape: Shape) -> frozenset[str]:
+    def _summed(self, arrays: Arrays, shape: Shape) -> frozenset[str]:
         """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
         return frozenset(name for name in self.gradients if arrays["gradient", name].shape != shape)
 
     def _arrays(self) -> dict[tuple[str, str], Array]:
         arrays = {("operand", name): array for name, array in self.operands.items()}
-        arrays.update({("gradient", name): array for name, array in self.gradients.items()})
+        for name, array in self.gradients.items():
+            arrays["gradient", name] = array
         if self.items is not None:
             arrays["items", ""] = self.items
         if isinstance(self.upstream, np.ndarray):
             arrays["upstream", ""] = self.upstream
         return arrays
 
-    def _tile(
-        self, tile: Mapping[tuple[str, str], Array], shape: Shape, summed: frozenset[str]
-    ) -> tuple[float, dict[str, Array]]:
+    def _tile(self, tile: Arrays, shape: Shape, summed: frozenset[str]) -> tuple[float, dict[str, Array]]:
         """Run the chapter on a tile: the sum of its items, and the sums of gradients over broadcast axes."""
-        operands = {
-            name: array if name in self.indices else widen(array, self.math)
-            for (role, name), array in tile.items()
-            if role == "operand"
-        }
-        items, derivatives = self.chapter(**operands, **self.options, wants=tuple(self.gradients))
+        math = self.math
+        operands = {}
+        for name in self.operands:
+            array = tile["operand", name]
+            operands[name] = array if array.dtype == math or name in self.indices else widen(array, math)
+        items, derivatives = self.chapter(**operands, **self.options, wants=self.gradients)
         total = 0.0
-        if ("items", "") in tile:
+        if self.items is not None:
             narrow_into(items, tile["items", ""])
         else:
             total = float(np.add.reduce(items, axis=None, dtype=np.float64))
 
+        partials: dict[str, Array] = {}
+        if not derivatives:
+            return total, partials
         upstream: Array | float = self.upstream
         if isinstance(upstream, np.ndarray):
-            upstream = widen(tile["upstream", ""], self.math)
-        partials = {}
+            upstream = widen(tile["upstream", ""], math)
         for name, derivative in derivatives.items():
             if name in self.offsets:
                 derivative = derivative - self.offsets[name]
             out = tile["gradient", name]
             if name in summed:
                 partials[name] = sum_to(np.broadcast_to(derivative * upstream, shape), out.shape)
-            elif out.dtype == self.math:
+            elif out.dtype == math:
                 np.multiply(derivative, upstream, out=out)
             else:
                 narrow_into(derivative * upstream, out)
         return total, partials
+
+
+def broadcast(arrays: Iterable[Array]) -> Shape:
+    """The shape that arrays broadcast to. Mostly they are of one shape, and NumPy's own check costs microseconds."""
+    shapes = {array.shape for array in arrays}
+    return shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
 
 
 def sum_to(array: Array, shape: Shape) -> Array:
