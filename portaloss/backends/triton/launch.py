@@ -1,0 +1,112 @@
+"""What every kernel launch shares: dtypes, layouts, scratch, and the interpreter's faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+
+#: Whether kernels run in Triton's interpreter, on CPU tensors. Decided before the kernels are decorated.
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+
+#: What ``repair_interpreter`` mends; parity reports it.
+INTERPRETER_REPAIRS = (
+    "float32 to bfloat16 rounds to nearest even (the interpreter truncates)",
+    "bfloat16 to float64 goes by way of float32 (the interpreter converts the bits as an integer)",
+)
+
+
+def math_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What kernels compute in: float64 for itself, else float32."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def tl_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name for a math dtype."""
+    return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def repair_interpreter() -> None:
+    """Make bfloat16 casts right while interpreting. On a GPU the hardware does them."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    original = InterpreterBuilder.cast_impl
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        source, target = src.dtype.scalar, dst_type.scalar
+        if target == tl.bfloat16 and source in (tl.float32, tl.float64):
+            values = src.data.astype(np.float32).view(np.uint32)
+            rounded = (values + 0x7FFF + ((values >> 16) & 1)) >> 16
+            nan = (values & 0x7FFFFFFF) > 0x7F800000
+            return TensorHandle(np.where(nan, 0x7FC0, rounded).astype(np.uint16), target)
+        if source == tl.bfloat16 and target == tl.float64:
+            return original(self, original(self, src, tl.float32), dst_type)
+        return original(self, src, dst_type)
+
+    if not getattr(InterpreterBuilder, "_portaloss_repaired", False):
+        InterpreterBuilder.cast_impl = cast_impl
+        InterpreterBuilder._portaloss_repaired = True
+
+
+if INTERPRET:
+    repair_interpreter()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Iteration axes for tensors that broadcast together: in memory order, neighbours merged where all allow it."""
+
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]  #: the original axes, as they are iterated
+    groups: tuple[tuple[int, ...], ...]  #: which of them became one
+
+    def strides(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """The tensor's stride along each iteration axis; 0 where it broadcasts."""
+        return tuple(
+            0 if tensor.shape[group[-1]] == 1 else tensor.stride(group[-1]) for group in self.groups
+        )
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """A tensor whose elements lie in iteration order, seen in the original axes."""
+        storage = torch.empty([shape[axis] for axis in self.order], dtype=dtype, device=device)
+        return storage.permute([self.order.index(axis) for axis in range(len(shape))])
+
+
+def merge_axes(shape: Sequence[int], tensors: Iterable[torch.Tensor]) -> Axes:
+    """The fewest axes that all tensors can be walked along."""
+    tensors = list(tensors)
+    guide = next((tensor for tensor in tensors if tuple(tensor.shape) == tuple(shape)), None)
+    order = list(range(len(shape)))
+    if guide is not None:
+        order.sort(key=lambda axis: -abs(guide.stride(axis)) if shape[axis] > 1 else 0)
+    groups: list[list[int]] = []
+    for axis in order:
+        if shape[axis] == 1:
+            continue
+        if groups and all(_mergeable(tensor, groups[-1][-1], axis) for tensor in tensors):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    sizes = tuple(prod(shape[axis] for axis in group) for group in groups)
+    return Axes(sizes, tuple(order), tuple(tuple(group) for group in groups))
+
+
+def _mergeable(tensor: torch.Tensor, outer: int, inner: int) -> bool:
+    if tensor.shape[outer] == 1 or tensor.shape[inner] == 1:
+        return tensor.shape[outer] == tensor.shape[inner]
+    return tensor.stride(outer) == tensor.stride(inner) * tensor.shape[inner]
+
+
+def total(partials: torch.Tensor) -> torch.Tensor:
+    """The sum of partial sums, in float64 and in a fixed order."""
+    return partials.sum(dtype=torch.float64)
+
+
+Loss = Callable[..., Any]
+Tensors = Mapping[str, torch.Tensor]

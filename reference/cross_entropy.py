@@ -1,0 +1,359 @@
+r"""Cross-entropy: the surprise at the observed class, under a softmax of the scores.
+
+Where it comes from
+-------------------
+A network gives a score (a logit) for each of C classes. Softmax turns scores into probabilities: p[j] is proportional
+to exp(x[j]), the one form for which a difference of scores is a log-ratio of probabilities. Bridle (1990) trained
+networks through it by maximum likelihood, and the pair has been the loss of classifiers, and of language models, ever
+since. A target may be a class (hard) or a distribution over classes (soft). Szegedy et al. (2016) mixed hard targets
+with a little of the uniform distribution, label smoothing, so that scores need not grow without end.
+
+The formula
+-----------
+With lse(x) = log Σ exp(x[j]), the cost of class j is::
+
+    L[j] = -log p[j] = lse(x) - x[j]
+
+and the loss of a row is Σ v[j] L[j]. The factors v[j] come from the target t, the class weights w (1 where none are
+given) and the smoothing s::
+
+    hard   v[j] = (1 - s) w[t] [j = t]  +  (s/C) w[j]          0 where t is ignore_index
+    soft   v[j] = w[j] ((1 - s) t[j] + s/C)
+
+With soft targets, each class is weighted by its own weight. Without smoothing a hard target leaves w[t] L[t]. Soft
+targets need not sum to 1. The mean divides by ``nll.divisor`` for hard targets, smoothed or not, and by the number of
+rows for soft ones.
+
+The derivative, step by step
+----------------------------
+1. ∂lse/∂x[i] = exp(x[i]) / Σ exp(x[j]) = p[i]: softmax is the gradient of the log of its own denominator.
+2. So ∂L[j]/∂x[i] = p[i] - [i = j].
+3. Summed over j with factors v[j], and V = Σ v[j]::
+
+       ∂ℓ/∂x[i] = V p[i] - v[i]
+
+   What the model says less what the target says. For a plain hard target: p[i], and p[t] - 1 at the target.
+4. ℓ is linear in v, and v is linear in soft targets and in weights::
+
+       ∂ℓ/∂t[j] = (1 - s) w[j] L[j]
+       ∂ℓ/∂w[j] = ((1 - s) t[j] + s/C) L[j]
+
+Kinks and conventions
+---------------------
+ℓ is smooth. A logit of -inf masks its class: p is 0 and nothing flows there; a masked target costs inf. Factors
+multiply whatever L is, so a factor of 0 on a masked class gives 0 · inf = nan: soft targets, weights and smoothing with
+s = 1 do this as in PyTorch. A logit of +inf, or a row that is all -inf, gives nan. An ignored row costs 0 whatever is
+in it; its derivative is 0 · p, which is nan where p is.
+
+What overflows or cancels
+-------------------------
+*The loss.* exp overflows, so one subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a
+confident row: Σ is 1 + tiny, and the tiny part, which is the answer, is rounded away. Blanchard, Higham and Higham
+(2021) take the largest term out of the sum. Here the target's is taken out, whose own share is known exactly. With
+e[j] = exp(x[j]), r = Σ e[j] over j ≠ t, and gap = m - x[t] ≥ 0::
+
+    L[t] = gap + log1p(r / exp(m) + expm1(-gap))
+
+Where the target is the maximum, that is log1p(r / exp(m)): full precision down to the smallest number. Elsewhere the
+argument is Σ/exp(m) - 1 and L is at least log 2, so its rounding does no harm. Other classes cost (m - x[j]) plus the
+same log1p: only sums of terms that are not negative.
+
+*The derivative.* At the target p[t] - 1 = -r / (r + e[t]), without the subtraction. More generally, where p[t] > 1/2,
+V p[t] - v[t] = (V - v[t]) - V r / (r + e[t]). What remains, V p[i] - v[i] where both are of a size, is a difference of
+what the model and the target say, and inherent: ``magnitudes`` measures it.
+
+*The shift.* exp(x - m) is less accurate than it looks: rounding x - m = -30 moves the exponent by 1e-6 in float32,
+eight units in the last place of the result. Most rows need no shift at all: with 0 ≤ m ≤ 60 the sum of exp(x) does not
+overflow, and exp(x) vanishes only where p does. Not shifting is exact and saves a pass. The other rows are shifted by
+m, and what rounding took from x - m is found by Knuth's two-sum and given back: exp(d + δ) = exp(d) (1 + δ).
+
+*The sum.* 32000 terms added one after another lose ten bits. NumPy adds in pairs along contiguous rows; along any other
+axis it does not, and ``sum_rows`` folds in halves.
+
+Source: John S. Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs, with Relationships
+to Statistical Pattern Recognition", Neurocomputing (Springer, 1990); Christian Szegedy et al., "Rethinking the
+Inception Architecture for Computer Vision", CVPR 2016; Pierre Blanchard, Desmond J. Higham and Nicholas J. Higham,
+"Accurately Computing the Log-Sum-Exp and Softmax Functions", IMA Journal of Numerical Analysis 41 (2021);
+``torch.nn.functional.cross_entropy``.
+
+>>> import numpy as np
+>>> x = np.array([[0.0, np.log(3.0)]])
+
+Softmax is (1, 3) / 4. The second class costs log(4/3), and the derivative is (1/4, 3/4 - 1).
+
+>>> items, derivatives = cross_entropy(x, np.array([[1]]), wants=("input",))
+>>> float(round(np.exp(items[0, 0]), 12)), derivatives["input"].round(12).tolist()
+(1.333333333333, [[0.25, -0.25]])
+
+Half of the smoothing goes to each class: (0, 1) becomes (0.1, 0.9).
+
+>>> items, derivatives = cross_entropy(x, np.array([[1]]), label_smoothing=0.2, wants=("input",))
+>>> derivatives["input"].round(12).tolist()
+[[0.15, -0.15]]
+
+In float32, a loss of log1p(exp(-30)), about exp(-30), survives; so does its derivative.
+
+>>> x = np.array([[30.0, 0.0]], dtype=np.float32)
+>>> items, derivatives = cross_entropy(x, np.array([[0]]), wants=("input",))
+>>> f"{items[0, 0]:.3e}", f"{derivatives['input'][0, 0]:.3e}"
+('9.358e-14', '-9.358e-14')
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from portaloss.reference.nll import divisor
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    wants: Wants = (),
+) -> Terms:
+    """Items of the cross-entropy, (N, 1, ...), and their derivatives.
+
+    Args:
+        input: x, logits, (N, C, ...).
+        target: t, a class a row, (N, 1, ...), integers; or a factor a class, (N, C, ...), floating.
+        weight: w, one a class, (1, C, 1, ...).
+        ignore_index: rows with this class as target cost nothing.
+        label_smoothing: s, how much of the target is spread over all classes.
+        wants: which of input and, for soft targets, target and weight to differentiate.
+    """
+    w = None if weight is None else weight.reshape(1, -1)
+    if target.dtype.kind == "f":
+        return _soft(input, target, w, label_smoothing, wants)
+    return _hard(input, target, w, ignore_index, label_smoothing, wants)
+
+
+def _hard(input: Array, target: Array, w: Array | None, ignore_index: int, s: float, wants: Wants) -> Terms:
+    (x,) = rows(input)
+    classes = x.shape[1]
+    t = target.reshape(-1, 1)
+    counted = t != ignore_index
+    some_ignored = not counted.all()
+    # an ignored row looks up class 0, and what it found is dropped
+    t = (np.where(counted, t, 0) if some_ignored else t).astype(np.intp, copy=False)
+    own: Array | float = 1.0 if w is None else w[0][t]  # w[t]
+    softmax = _softmax(x, t)
+
+    loss = softmax.gap + softmax.log_sum
+    if w is not None:
+        loss *= own
+    if s > 0.0:
+        others = softmax.maximum - x
+        if w is not None:
+            others *= w
+        total = classes if w is None else sum_rows(w)
+        loss *= 1.0 - s
+        loss += (s / classes) * (sum_rows(others) + softmax.log_sum * total)
+    if some_ignored:
+        np.copyto(loss, 0.0, where=~counted)
+
+    derivatives: Derivatives = {}
+    if "input" in wants:
+        factors: Array | float | None = None  # v off the target; none without smoothing
+        own_factor, factor_sum = own, own
+        if s > 0.0:
+            factors = s / classes if w is None else (s / classes) * w
+            own_factor = (1.0 - s) * own + (s / classes) * own
+            factor_sum = (1.0 - s) * own + (s if w is None else (s / classes) * sum_rows(w))
+        if some_ignored:
+            counts = counted.astype(x.dtype)
+            own_factor, factor_sum = own_factor * counts, factor_sum * counts
+            factors = None if factors is None else factors * counts
+        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum), input)
+
+    return loss.reshape(target.shape), derivatives
+
+
+def _soft(input: Array, target: Array, w: Array | None, s: float, wants: Wants) -> Terms:
+    x, t = rows(input, target)
+    mixed = t if s == 0.0 else (1.0 - s) * t + s / x.shape[1]
+    factors = mixed if w is None else mixed * w
+    # no class is the target: the largest is the one to take out of the sum
+    largest = np.argmax(x, axis=1, keepdims=True)
+    softmax = _softmax(x, largest)
+
+    costs = softmax.maximum - x
+    costs += softmax.log_sum
+    loss = sum_rows(factors * costs)
+
+    derivatives: Derivatives = {}
+    if "input" in wants:
+        own_factor = np.take_along_axis(factors, largest, axis=1)
+        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, sum_rows(factors)), input)
+    if "weight" in wants:
+        derivatives["weight"] = unrows(mixed * costs, input)
+    if "target" in wants:
+        slope = costs if s == 0.0 else (1.0 - s) * costs
+        derivatives["target"] = unrows(slope if w is None else slope * w, target)
+
+    return loss.reshape(input.shape[0], 1, *input.shape[2:]), derivatives
+
+
+class _Softmax(NamedTuple):
+    """The parts of a softmax, with one class of each row (the target, or the largest) taken out of the sum."""
+
+    maximum: Array  #: m
+    gap: Array  #: m - x[t]
+    log_sum: Array  #: lse(x) - m
+    terms: Array  #: e, times what all terms share; 0 at t
+    term: Array  #: e[t]
+    rest: Array  #: r, the sum of the terms but e[t]
+    place: Array  #: where t is in the terms' memory
+
+
+def _softmax(x: Array, t: Array) -> _Softmax:
+    m = np.maximum.reduce(x, axis=1, keepdims=True)
+    terms, largest = _exponentials(x, m)
+    place = places(terms, t)
+    memory = terms.reshape(-1, order="A")
+    term = memory[place]
+    memory[place] = 0.0
+    rest = sum_rows(terms)
+    gap = m - x.reshape(-1, order="A")[place]
+    log_sum = np.expm1(-gap)
+    log_sum += rest / largest
+    np.log1p(log_sum, out=log_sum)
+    return _Softmax(m, gap, log_sum, terms, term, rest, place)
+
+
+def _exponentials(x: Array, m: Array) -> tuple[Array, Array]:
+    """Exponentials of the rows and of their maxima m, shifted where they must be.
+
+    Whether a row is shifted depends on that row only, so its result doesn't depend on its neighbours.
+    """
+    shifted = m > 60.0
+    negative = m < 0.0
+    if negative.any():
+        # exp(-80) and all above it are normal numbers in float32
+        shifted |= negative & (np.minimum.reduce(x, axis=1, keepdims=True) < -80.0)
+    if not shifted.any():
+        return np.exp(x), np.exp(m)
+
+    c = m * shifted
+    d = x - c
+    added = d - x  # -c, as far as it went in; two-sum gets back exactly what d lacks of x - c
+    lost = (x - (d - added)) - (c + added)
+    np.copyto(lost, 0.0, where=np.isnan(lost))  # infinities have no rounding error
+    terms = np.exp(d, out=d)
+    lost *= terms
+    terms += lost
+    return terms, np.exp(m - c)
+
+
+def _slope(softmax: _Softmax, factors: Array | float | None, own: Array | float, factor_sum: Array | float) -> Array:
+    """V p - v, written over the terms. ``own`` is v at the class taken out; ``factors`` is v elsewhere, None for 0."""
+    total = softmax.rest + softmax.term
+    slope = softmax.terms
+    if isinstance(factor_sum, float):
+        slope /= total  # V is 1: one rounding less
+    else:
+        slope *= factor_sum / total
+    rest = softmax.rest / total
+    if factors is None:
+        at_own = -factor_sum * rest
+    else:
+        slope -= factors
+        likely = (factor_sum - own) - factor_sum * rest
+        unlikely = factor_sum * (softmax.term / total) - own
+        at_own = np.where(softmax.rest < softmax.term, likely, unlikely)
+    slope.reshape(-1, order="A")[softmax.place] = at_own
+    return slope
+
+
+def magnitudes(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Derivatives]:
+    """The sums of |terms|: V p + v for the derivative in the logits, which is a difference wherever v isn't one class.
+
+    Everything else is a sum of terms of one sign, and its own magnitude.
+    """
+    soft = target.dtype.kind == "f"
+    w = None if weight is None else np.abs(weight)
+    wants = ["input"] + ["target"] * soft + ["weight"] * (soft and w is not None)
+    items, derivatives = cross_entropy(
+        input,
+        np.abs(target) if soft else target,
+        w,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        wants=wants,
+    )
+    sizes = {name: np.abs(derivative) for name, derivative in derivatives.items()}
+    if soft or label_smoothing > 0.0:
+        classes = input.shape[1]
+        if soft:
+            v = (1.0 - label_smoothing) * np.abs(target) + label_smoothing / classes
+            v = v if w is None else v * w
+        else:
+            counted = (target != ignore_index).astype(input.dtype)
+            is_target = (target == np.arange(classes).reshape(-1, *[1] * (input.ndim - 2))).astype(input.dtype)
+            v = ((1.0 - label_smoothing) * is_target + label_smoothing / classes) * counted
+            v = v if w is None else v * w
+        sizes["input"] = np.abs(derivatives["input"] + 2.0 * v)  # V p - v, and 2 v
+    return np.abs(items), sizes
+
+
+# Rows in memory. NumPy is fast along long contiguous runs, and slow where it starts anew for every few elements: the
+# maximum of ten classes, 3.9 ns an element along the rows, takes 0.06 across them. So rows that are short are stored
+# class by class, which is worth a copy each way.
+
+_LONG = 64
+
+
+def rows(*arrays: Array) -> list[Array]:
+    """Arrays (N, C, d1, ...) as (R, C), R = N d1 ..., all stored row by row or all class by class. Maybe views."""
+    first = arrays[0]
+    classes = first.shape[1]
+    count = first.size // max(classes, 1)
+    if classes >= _LONG and (count < _LONG or first.strides[1] == first.itemsize):
+        return [np.ascontiguousarray(np.moveaxis(array, 1, -1)).reshape(count, classes) for array in arrays]
+    return [np.ascontiguousarray(np.moveaxis(array, 1, 0)).reshape(classes, count).T for array in arrays]
+
+
+def unrows(array: Array, like: Array) -> Array:
+    """(R, C) as (N, C, d1, ...), stored in the order of ``like``."""
+    shaped = np.moveaxis(array.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
+    result = np.empty_like(like)
+    if result.strides == shaped.strides:
+        return shaped
+    np.copyto(result, shaped)
+    return result
+
+
+def sum_rows(array: Array) -> Array:
+    """The sums of the rows, (R, 1), added in pairs. NumPy does so along contiguous rows, and only there."""
+    if array.flags.c_contiguous:
+        sums: Array = np.add.reduce(array, axis=1, keepdims=True)
+        return sums
+    while array.shape[1] > 1:
+        half = array.shape[1] // 2
+        pairs = array[:, :half] + array[:, half : 2 * half]
+        if array.shape[1] % 2:
+            pairs[:, :1] += array[:, -1:]
+        array = pairs
+    return array
+
+
+def places(array: Array, t: Array) -> Array:
+    """Where element t of each row of (R, C) is in ``array.reshape(-1, order="A")``: indices as fast as they get."""
+    count, classes = array.shape
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        return t * count + np.arange(count)[:, None]
+    return t + np.arange(0, count * classes, classes)[:, None]
+
+
+__all__ = ["cross_entropy", "divisor", "magnitudes", "places", "rows", "sum_rows", "unrows"]
