@@ -27,6 +27,45 @@ def number(number_bits, MATH: tl.constexpr):
 
 
 @triton.jit
+def maximum(x, y):
+    """The larger; nan where either is."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def minimum(x, y):
+    """The smaller; nan where either is."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def exp(x):
+    """exp(x) to a few units in the last place, however large x is.
+
+    A GPU's fast float32 exponential is 2^(x log2(e)), and the product's rounding grows with x: 22 units at -30. So the
+    whole powers of two go first, exactly: x = k ln(2) + r with |r| < 0.35, and exp(x) = 2^k exp(r).
+    """
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    within = minimum(maximum(x, -160.0), 160.0)
+    k = tl.floor(within * 1.4426950408889634 + 0.5)
+    r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2), the first part with bits to spare for the product
+    # 2^k in two steps: alone it would overflow, or underflow, before the product does
+    half = tl.floor(k * 0.5)
+    return (tl.exp(r) * tl.exp2(half)) * tl.exp2(k - half)
+
+
+@triton.jit
+def exp_difference(x, y):
+    """exp(x - y), with what rounding takes from the difference (Knuth's two-sum) given back."""
+    d = x - y
+    added = d - x
+    lost = (x - (d - added)) - (y + added)
+    e = exp(d)
+    return e + tl.where(lost == lost, lost, 0.0) * e
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
@@ -49,15 +88,3 @@ def step(condition, like):
 def sign(x):
     """-1, 0 or 1; nan for nan."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
-
-
-@triton.jit
-def maximum(x, y):
-    """The larger; nan where either is."""
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def minimum(x, y):
-    """The smaller; nan where either is."""
-    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)

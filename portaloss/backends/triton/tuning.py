@@ -45,10 +45,30 @@ def pointwise(itemsize: int, lanes: int, *, interpret: bool) -> Launch:
     return Launch(256 * max(4, 16 // itemsize), warps(256, lanes))
 
 
-def rowwise(classes: int, itemsize: int, lanes: int, *, interpret: bool) -> Launch:
-    """A block of classes a step: the whole row if it fits the registers of a program, else pieces of it."""
+@dataclass(frozen=True)
+class RowLaunch:
+    """How a kernel over rows is launched."""
+
+    rows: int  #: rows a program handles
+    classes: int  #: classes it handles at a time
+    num_warps: int
+
+
+def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret: bool) -> RowLaunch:
+    """Rows and classes of a block.
+
+    Contiguous classes: whole short rows, several to a program, or long rows in pieces that keep 16 bytes a thread in
+    flight. Strided classes (K-dimensional logits): neighbouring rows are neighbours in memory, so a block is wide in
+    rows, and narrow in classes.
+    """
+    whole = 1 << max(0, (classes - 1).bit_length())
     if interpret:
-        return Launch(1 << min(15, max(4, (classes - 1).bit_length())), 1)
-    widest = 4096 if itemsize <= 2 else 2048 if itemsize == 4 else 1024
-    block = min(widest, 1 << max(4, (classes - 1).bit_length()))
-    return Launch(block, warps(block // 8 * 2, lanes))
+        block = min(whole, 1 << 15)
+        return RowLaunch(max(1, (1 << 15) // block), block, 1)
+    if not contiguous:
+        return RowLaunch(128, min(whole, 16), warps(128, lanes))
+    if whole <= 512:
+        return RowLaunch(max(1, 2048 // whole), whole, warps(128, lanes))
+    widest = 8192 if itemsize <= 2 else 4096 if itemsize == 4 else 2048
+    block = min(whole, widest)
+    return RowLaunch(1, block, warps(block // 8, lanes))
