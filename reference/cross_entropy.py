@@ -328,10 +328,10 @@ def unrows(array: Array, like: Array) -> Array:
     """(R, C) as (N, C, d1, ...), stored in the order of ``like``."""
     shaped = np.moveaxis(array.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
     result = np.empty_like(like)
-    if result.strides == shaped.strides:
-        return shaped
-    np.copyto(result, shaped)
-    return result
+    if result.strides != shaped.strides:
+        np.copyto(result, shaped)
+        return result
+    return shaped
 
 
 def sum_rows(array: Array) -> Array:
@@ -351,9 +351,10 @@ def sum_rows(array: Array) -> Array:
 def places(array: Array, t: Array) -> Array:
     """Where element t of each row of (R, C) is in ``array.reshape(-1, order="A")``: indices as fast as they get."""
     count, classes = array.shape
-    if array.flags.f_contiguous and not array.flags.c_contiguous:
-        return t * count + np.arange(count)[:, None]
-    return t + np.arange(0, count * classes, classes)[:, None]
+    class_by_class = array.flags.f_contiguous and not array.flags.c_contiguous
+    place: Array = t * count if class_by_class else t.copy()
+    place += (np.arange(count) if class_by_class else np.arange(0, count * classes, classes))[:, None]
+    return place
 
 
 __all__ = ["cross_entropy", "divisor", "magnitudes", "places", "rows", "sum_rows", "unrows"]

@@ -11,17 +11,10 @@ what keeps a confident row exact.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from math import prod
-
-import torch
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton import tuning
-from portaloss.backends.triton.launch import INTERPRET, tl_dtype
-from portaloss.backends.triton.numerics import bits, exp, exp_difference, log1p, number
+from portaloss.backends.triton.numerics import exp, exp_difference, log1p, number
 
 
 @triton.jit
@@ -220,97 +213,3 @@ def cross_entropy_kernel(
                 if WANT_W:
                     gw = gw_ptr + g_row[:, None] + c64 * g_class
                     tl.store(gw, (mixed * costs * up[:, None]).to(gw_ptr.dtype.element_ty), mask=inside)
-
-
-@dataclass
-class Pass:
-    """One launch: logits (N, C, ...), a target of the same shape (soft) or with one class a row (N, 1, ...)."""
-
-    input: torch.Tensor
-    target: torch.Tensor
-    weight: torch.Tensor | None
-    ignore_index: int
-    label_smoothing: float
-    math: torch.dtype
-
-    def run(
-        self,
-        *,
-        items: torch.dtype | None = None,
-        sums: bool = False,
-        wants: Collection[str] = (),
-        upstream: torch.Tensor | None = None,
-        scale: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
-        """Launch.
-
-        Args:
-            items: store the items in this dtype.
-            sums: store partial sums, in the math dtype.
-            wants: which gradients; that of ``weight`` comes for each row, to be summed.
-            upstream: one value an item, (N, 1, ...).
-            scale: one value in the math dtype, on the device: every gradient is multiplied by it.
-
-        Returns:
-            Items (N, 1, ...); partial sums; gradients in the shape of the logits.
-        """
-        device, classes = self.input.device, self.input.shape[1]
-        soft = self.target.is_floating_point()
-        x, target, up = (
-            None if tensor is None else _three_axes(tensor) for tensor in (self.input, self.target, upstream)
-        )
-        inner = x.shape[2]
-        rows = x.shape[0] * inner
-        launch = tuning.rows(classes, x.element_size(), x.stride(1) == 1, tuning.warp_size(device), interpret=INTERPRET)
-        blocks = triton.cdiv(rows, launch.rows)
-
-        item_shape = (self.input.shape[0], 1, *self.input.shape[2:])
-        stored = torch.empty(item_shape, dtype=items, device=device) if items is not None else None
-        partials = torch.empty(blocks, dtype=self.math, device=device) if sums else None
-        dtypes = {"input": self.input.dtype, "target": self.target.dtype, "weight": self.math}
-        # one memory layout for all gradients: the kernel takes one set of strides
-        gradients = {name: torch.empty(self.input.shape, dtype=dtypes[name], device=device) for name in wants}
-        if rows == 0:
-            return stored, partials, gradients
-        if scale is None:
-            scale = torch.ones((), dtype=self.math, device=device)
-        g_strides = (classes * inner, inner, 1)
-        with torch.cuda.device_of(x):
-            cross_entropy_kernel[(blocks,)](
-                x,
-                target,
-                x if self.weight is None else self.weight,
-                x if stored is None else stored,
-                x if partials is None else partials,
-                *(gradients.get(name, x) for name in ("input", "target", "weight")),
-                x if up is None else up,
-                scale,
-                bits(self.label_smoothing),
-                self.ignore_index,
-                rows,
-                classes,
-                inner,
-                *x.stride(),
-                *target.stride(),
-                *g_strides,
-                *((0, 0) if up is None else (up.stride(0), up.stride(2))),
-                SOFT=soft,
-                SMOOTH=self.label_smoothing > 0.0,
-                WEIGHT=self.weight is not None,
-                ITEMS=stored is not None,
-                SUMS=sums,
-                WANT_X="input" in wants,
-                WANT_T="target" in wants,
-                WANT_W="weight" in wants,
-                UPSTREAM=up is not None,
-                MATH=tl_dtype(self.math),
-                ROWS=launch.rows,
-                CLASSES=launch.classes,
-                num_warps=launch.num_warps,
-            )
-        return stored, partials, gradients
-
-
-def _three_axes(tensor: torch.Tensor) -> torch.Tensor:
-    """(N, C, ...) as (N, C, D): a view where the K-dimensional axes merge, as those of contiguous logits do."""
-    return tensor.reshape(*tensor.shape[:2], prod(tensor.shape[2:]))

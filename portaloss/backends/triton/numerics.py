@@ -88,3 +88,18 @@ def step(condition, like):
 def sign(x):
     """-1, 0 or 1; nan for nan."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
+
+
+@triton.jit
+def power(x, EXPONENT: tl.constexpr):
+    """x^EXPONENT for x >= 0. Whole powers by products and halves by a root; only what is left by exp and log."""
+    WHOLE: tl.constexpr = int(EXPONENT // 1) if EXPONENT >= 0 and EXPONENT < 16 else 0
+    LEFT: tl.constexpr = EXPONENT - WHOLE
+    result = x * 0.0 + 1.0
+    for _ in tl.static_range(WHOLE):
+        result = result * x
+    if LEFT == 0.5:
+        result = result * tl.sqrt(x)
+    elif LEFT != 0.0:
+        result = result * exp(LEFT * tl.log(x))
+    return result

@@ -1,0 +1,112 @@
+"""How far a result is from the truth: in units in the last place (ulp) of the result's dtype, and relative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.kinds import LossKind
+from portaloss.parity.truth import Expected
+
+Array = npt.NDArray[Any]
+
+#: dtype -> bits of the significand (the leading one included), least and greatest exponent of a normal number.
+_FORMATS = {
+    "float16": (11, -14, 15),
+    "bfloat16": (8, -126, 127),
+    "float32": (24, -126, 127),
+    "float64": (53, -1022, 1023),
+}
+
+#: The largest error that passes, in ulp.
+#:
+#: 16-bit results are computed in float32 and rounded once: half an ulp, and a little where float32 was off near a tie.
+#: float32 results are a handful of correctly rounded operations and one or two of NumPy's vectorised exp, log, log1p or
+#: expm1, which are off by up to 3.8 ulp themselves. float64's are better, and are held to the same.
+BOUNDS = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 4.0}
+
+#: (kind, dtype) -> a bound that differs, and the measurement that is the reason for it.
+EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {}
+
+
+def bound(kind: LossKind, dtype: str) -> float:
+    """The largest error of a kind in a dtype that passes, in ulp."""
+    return EXCEPTIONS.get((kind, dtype), (BOUNDS[dtype], ""))[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The worst element of a result."""
+
+    ulp: float = 0.0  #: inf where shape, dtype or pattern differ
+    relative: float = 0.0
+    index: tuple[int, ...] | None = None  #: where the worst element is; None where all are right
+    mismatch: str = ""  #: what differs, if shape, dtype or the pattern of nan and inf does
+
+
+def ulp(size: Array, dtype: str) -> Array:
+    """The distance between neighbours in a dtype at numbers of that size (not negative), in float64."""
+    bits, least, greatest = _FORMATS[dtype]
+    _, exponent = np.frexp(size)
+    exponent = np.clip(exponent - 1, least, greatest)
+    exponent = np.where(size == 0.0, least, exponent)
+    spacing: Array = np.ldexp(1.0, exponent - (bits - 1))
+    return spacing
+
+
+def compare(got: Array, expected: Expected, dtype: str) -> Comparison:
+    """Compare a result with what it should be, in a dtype.
+
+    The error is measured in ulps at max(|truth|, magnitude). A truth beyond the dtype's range rounds to inf, and counts
+    as the power of two that lies just beyond the range: so does a result of inf. Relative errors are relative to the
+    same maximum, or to the smallest normal number where that is larger: below it a dtype has no relative precision.
+    """
+    truth = expected.value
+    if got.dtype.name != dtype:
+        return _mismatch(f"dtype is {got.dtype.name}, should be {dtype}")
+    if got.shape != truth.shape:
+        return _mismatch(f"shape is {got.shape}, should be {truth.shape}")
+    if got.size == 0:
+        return Comparison()
+    result = got.astype(np.float64)
+    wrong = np.isnan(result) != np.isnan(truth)
+    if wrong.any():
+        return _mismatch("nan, or no nan,", wrong, result, truth)
+    _, least, greatest = _FORMATS[dtype]
+    infinite = np.isinf(truth)
+    wrong = infinite & (result != truth)
+    if wrong.any():
+        return _mismatch("inf expected", wrong, result, truth)
+
+    judged = ~(infinite | np.isnan(truth))
+    if not judged.any():
+        return Comparison()
+    beyond = 2.0 ** (greatest + 1) if greatest < 1023 else np.finfo(np.float64).max
+    wrong = np.isinf(result) & judged & (np.abs(truth) < beyond / 2)
+    if wrong.any():
+        return _mismatch("inf, not expected,", wrong, result, truth)
+    with np.errstate(all="ignore"):
+        a, b = (np.clip(np.where(judged, x, 0.0), -beyond, beyond) for x in (result, truth))
+        error = np.abs(a - b)
+        size = np.fmax(np.abs(truth), np.abs(expected.magnitude))
+        size = np.where(np.isfinite(size), size, np.abs(b))
+        ulps = error / ulp(size, dtype)
+        relative = float((error / np.maximum(size, 2.0**least)).max())
+    worst = int(np.argmax(ulps))
+    index = tuple(int(i) for i in np.unravel_index(worst, ulps.shape))
+    largest = float(ulps[index])
+    return Comparison(largest, relative, index if largest > 0.0 else None)
+
+
+def _mismatch(what: str, where: Array | None = None, got: Array | None = None, truth: Array | None = None) -> Comparison:
+    if where is None or got is None or truth is None:
+        return Comparison(np.inf, np.inf, None, what)
+    index = tuple(int(i) for i in np.argwhere(where)[0])
+    text = f"{what} at {list(index)}: {got[index]}, should be {truth[index]} ({int(where.sum())} such elements)"
+    return Comparison(np.inf, np.inf, index, text)
+
+
+__all__ = ["BOUNDS", "EXCEPTIONS", "Comparison", "bound", "compare", "ulp"]

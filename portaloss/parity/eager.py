@@ -1,0 +1,109 @@
+"""PyTorch on the same inputs: eager mode on the CPU, in the SKU's dtype. What its error is, ours is shown beside."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.catalogue import Loss
+from portaloss.kinds import LossKind, LossReduction
+from portaloss.parity.samples import Case
+from portaloss.plan import differentiable
+
+Array = npt.NDArray[Any]
+
+#: What PyTorch raises for an input or a dtype that it does not support.
+_UNSUPPORTED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+
+
+@dataclass
+class Eager:
+    """PyTorch's results for one case; what it does not support is missing."""
+
+    losses: dict[LossReduction, Array] = field(default_factory=dict)
+    gradients: dict[LossReduction, dict[str, Array]] = field(default_factory=dict)
+
+
+def installed() -> bool:
+    """Whether torch can be imported; looking does not import it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
+    """PyTorch's loss for each reduction, and the gradients of every operand for the upstream gradients."""
+    import torch
+
+    results = Eager()
+    wants = differentiable(loss, case.operands)
+    for reduction in LossReduction:
+        tensors = {name: _tensor(array) for name, array in case.operands.items()}
+        with _quiet():
+            try:
+                value = _call(loss, case, tensors, reduction)
+                results.losses[reduction] = _array(value)
+                # forward alone first: some gradients are not implemented where the loss is
+                for name in wants:
+                    tensors[name].requires_grad_(True)
+                value = _call(loss, case, tensors, reduction)
+                inputs = [tensors[name] for name in wants]
+                upstream = _tensor(upstreams[reduction]).reshape(value.shape).to(value.dtype)
+                gradients = torch.autograd.grad(value, inputs, upstream, allow_unused=True)
+            except _UNSUPPORTED:
+                continue
+        results.gradients[reduction] = {
+            name: _array(torch.zeros_like(tensor) if gradient is None else gradient)
+            for name, tensor, gradient in zip(wants, inputs, gradients, strict=True)
+        }
+    return results
+
+
+def _call(loss: Loss, case: Case, tensors: dict[str, Any], reduction: LossReduction) -> Any:
+    import torch.nn.functional as F  # noqa: N812  # its name everywhere
+
+    options: dict[str, Any] = {"reduction": reduction.name.lower(), **case.options}
+    if options.pop("batchmean", False) and reduction is LossReduction.MEAN:
+        options["reduction"] = "batchmean"
+    if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
+        return _linear_cross_entropy(tensors, options)
+    return getattr(F, loss.function)(**tensors, **options)
+
+
+def _linear_cross_entropy(tensors: dict[str, Any], options: dict[str, Any]) -> Any:
+    """The two functions that ``linear_cross_entropy`` fuses; older releases have only these."""
+    import torch.nn.functional as F  # noqa: N812
+
+    given = dict(tensors)
+    input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
+    logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
+    logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
+    return F.cross_entropy(logits, **given, **options)
+
+
+def _tensor(array: Array) -> Any:
+    import torch
+
+    array = np.array(array, order="C")  # PyTorch has no negative strides; ours sees the layout, PyTorch the numbers
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: Any) -> Array:
+    from portaloss import arrays
+
+    return np.array(arrays.to_numpy(tensor))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PyTorch's warnings: they are about inputs that were chosen to be odd."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,235 @@
+"""What the cases of a loss are about: shapes, values, options, memory layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from portaloss.catalogue import Domain, Extent, Family, Loss, Option
+
+Shape = tuple[int, ...]
+
+#: Elements in a tile of the ``cpu`` backend. Other backends have smaller blocks, powers of two all of them.
+TILE = 65536
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a case; the numbers are drawn from the case's seed."""
+
+    name: str
+    shape: Shape  #: of the first operand; of the logits for fused linear cross-entropy
+    values: str = "typical"
+    options: tuple[tuple[str, Any], ...] = ()
+    present: tuple[str, ...] = ()  #: optional operands that are given
+    targets: str = "index"  #: or soft, one-hot, unnormalised
+    ignored: str = "none"  #: or some, all
+    weights: str = "positive"  #: or zeros, all zero
+    layout: str = "contiguous"
+    shapes: tuple[tuple[str, Shape], ...] = ()  #: operands with another shape, which broadcast
+    integers: str = "int64"  #: the dtype of integer operands, and another than int64 makes signs and counts integers
+    tentative: bool = False  #: not every loss takes this shape
+
+
+def recipes(loss: Loss) -> list[Recipe]:
+    """The recipes of a pointwise or rowwise loss, those that are tentative included."""
+    made = _pointwise(loss) if loss.family is Family.POINTWISE else _rowwise(loss)
+    made += _optional_operands(loss, made[0].shape)
+    made += _option_values(loss, made[0].shape)
+    return [recipe for recipe in made if _has_its_point(loss, recipe)]
+
+
+def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
+    """Whether an operand can hold the values that the recipe is about."""
+    domains = {row.domain for row in loss.operands}
+    match recipe.values:
+        case "minus-inf":
+            return loss.operands[0].domain in {Domain.REAL, Domain.LOG_PROBABILITY}
+        case "not-finite":
+            return bool(domains & {Domain.REAL, Domain.LOG_PROBABILITY})
+        case "zero-log-zero":
+            return bool(domains & {Domain.PROBABILITY, Domain.LOG_PROBABILITY})
+    return True
+
+
+def _optional(loss: Loss) -> tuple[str, ...]:
+    return tuple(row.name for row in loss.operands if row.optional)
+
+
+def _pointwise(loss: Loss) -> list[Recipe]:
+    every = _optional(loss)
+    made = [
+        Recipe("plain", (7, 13)),
+        Recipe("kinks", (11, 17), "kinks", present=every),
+        Recipe("extremes", (11, 13), "extremes", present=every),
+        Recipe("0-log-0", (5, 7), "zero-log-zero", present=every),
+        Recipe("minus-inf", (5, 7), "minus-inf"),
+        Recipe("not-finite", (5, 7), "not-finite", tentative=True),
+        Recipe("scalar", ()),
+        Recipe("length-one", (1,), present=every),
+        Recipe("empty", (0,), present=every),
+        Recipe("empty-rows", (0, 3)),
+        Recipe("block-1", (1023,)),
+        Recipe("block+1", (1025,), present=every),
+        Recipe("tile-1", (TILE - 1,), present=every),
+        Recipe("tile+1", (TILE + 1,), "kinks"),
+        Recipe("transposed", (5, 3, 7), layout="transposed", present=every),
+        Recipe("stepped", (7, 6), layout="stepped", present=every),
+        Recipe("reversed", (7, 6), layout="reversed"),
+        Recipe("tile-transposed", (131, 509), layout="transposed"),
+    ]
+    if any(row.domain in {Domain.SIGN, Domain.COUNT} for row in loss.operands[1:]):
+        made.append(Recipe("integer-targets", (5, 7), integers="int32"))
+    return made + _broadcasts(loss)
+
+
+def _broadcasts(loss: Loss) -> list[Recipe]:
+    """Each operand smaller than the first, and the first smaller than the rest."""
+    rows, columns = 5, 6
+    full = (rows, columns)
+    smaller = {"leading-one": (1, columns), "trailing-one": (rows, 1), "lower-rank": (columns,), "row": (rows,), "0d": ()}
+    every = _optional(loss)
+    made = []
+    names = [row.name for row in loss.operands]
+    for name in names[1:]:
+        for how, shape in smaller.items():
+            present = (name,) if name in every else ()
+            made.append(Recipe(f"broadcast-{name}-{how}", full, shapes=((name, shape),), present=present))
+        tile = Recipe(f"tile-broadcast-{name}", (257, 258), shapes=((name, (1, 258)),))
+        made.append(replace(tile, present=(name,) if name in every else ()))
+    first, second = names[0], names[1]
+    made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, columns)),)))
+    made.append(Recipe("broadcast-both", full, shapes=((first, (rows, 1)), (second, (1, columns)))))
+    # what has to be of the first operand's shape is shrunk with it
+    together = ((first, (1, columns)), *((name, (1, columns)) for name in every))
+    if every:
+        made.append(Recipe("broadcast-weighted", full, shapes=together, present=every))
+    return [replace(recipe, tentative=True) for recipe in made]
+
+
+def _rowwise(loss: Loss) -> list[Recipe]:
+    every = _optional(loss)
+    long = 1025 if any(row.domain is Domain.CLASS_SET for row in loss.operands) else TILE + 1
+    made = [
+        Recipe("plain", (7, 11)),
+        Recipe("kinks", (23, 5), "kinks", present=every),
+        Recipe("extremes", (17, 7), "extremes", present=every, ignored="some"),
+        Recipe("minus-inf", (9, 7), "minus-inf", present=every),
+        Recipe("not-finite", (16, 7), "not-finite", ignored="some"),
+        Recipe("unbatched", (7,), present=every),
+        Recipe("one-row", (1, 7)),
+        Recipe("one-class", (5, 1), present=every),
+        Recipe("length-one", (1, 1)),
+        Recipe("empty", (0, 7), present=every),
+        Recipe("block-1", (127, 3)),
+        Recipe("block+1", (129, 3), present=every, ignored="some"),
+        Recipe("classes-1", (3, 1023), present=every),
+        Recipe("classes+1", (3, 1025)),
+        Recipe("tile-of-rows-1", (TILE // 4 - 1, 4), ignored="some"),
+        Recipe("tile-of-rows+1", (TILE // 4 + 1, 4), "kinks", present=every),
+        Recipe("row-longer-than-a-tile", (2, long), present=every),
+        Recipe("transposed", (5, 7), layout="transposed", present=every),
+        Recipe("stepped", (5, 7), layout="stepped", present=every, ignored="some"),
+        Recipe("reversed", (5, 7), layout="reversed"),
+        Recipe("1-dimension-more", (3, 5, 4), present=every, ignored="some", tentative=True),
+        Recipe("2-dimensions-more", (2, 5, 3, 2), tentative=True),
+        Recipe("dimensions-transposed", (3, 5, 4), layout="transposed", present=every, tentative=True),
+        Recipe("dimensions-empty", (2, 5, 0), tentative=True),
+        Recipe("dimensions-tile", (2, 3, TILE // 6 + 31), present=every, tentative=True),
+    ]
+    if any(row.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for row in loss.operands[1:]):
+        made.append(Recipe("int32-targets", (5, 7), integers="int32"))
+    if any(option.name == "ignore_index" for option in loss.options):
+        made += _ignored(every)
+    if any(row.other_domain is not None and row.other_when is None for row in loss.operands):
+        made += _soft(every)
+    return made + _row_broadcasts(loss)
+
+
+def _ignored(every: tuple[str, ...]) -> list[Recipe]:
+    zero = (("ignore_index", 0),)
+    return [
+        Recipe("ignored", (13, 5), ignored="some", present=every),
+        Recipe("all-ignored", (5, 4), ignored="all"),
+        Recipe("all-ignored-weighted", (5, 4), ignored="all", present=every),
+        Recipe("all-ignored-unbatched", (4,), ignored="all"),
+        Recipe("ignored-class", (13, 5), ignored="some", options=zero, present=every),
+        Recipe("ignored-kinks", (13, 5), "kinks", ignored="some"),
+    ]
+
+
+def _soft(every: tuple[str, ...]) -> list[Recipe]:
+    smooth = (("label_smoothing", 0.1),)
+    made = []
+    for targets in ("soft", "one-hot", "unnormalised"):
+        made.append(Recipe(targets, (7, 5), targets=targets))
+        made.append(Recipe(f"{targets}-weighted", (7, 5), targets=targets, present=every, weights="zeros"))
+    return [
+        *made,
+        Recipe("soft-smoothed", (7, 5), targets="soft", present=every, options=smooth),
+        Recipe("soft-unbatched", (5,), targets="soft", present=every),
+        Recipe("soft-empty", (0, 5), targets="soft"),
+        Recipe("soft-extremes", (9, 5), "extremes", targets="unnormalised"),
+        Recipe("soft-minus-inf", (9, 5), "minus-inf", targets="soft"),
+        Recipe("soft-dimensions", (3, 5, 4), targets="soft", present=every, layout="transposed", tentative=True),
+    ]
+
+
+def _row_broadcasts(loss: Loss) -> list[Recipe]:
+    """Operands of vectors or classes that broadcast along the rows or along the features."""
+    if loss.family is Family.LINEAR_CROSS_ENTROPY:
+        return []
+    every = _optional(loss)
+    full = (4, 6)
+    made = []
+    for row in loss.operands[1:]:
+        if row.extent is not Extent.FULL:
+            continue
+        for how, shape in {"leading-one": (1, 6), "trailing-one": (4, 1), "lower-rank": (6,)}.items():
+            present = (row.name,) if row.name in every else ()
+            made.append(Recipe(f"broadcast-{row.name}-{how}", full, shapes=((row.name, shape),), present=present))
+        tile = Recipe(f"tile-broadcast-{row.name}", (9001, 8), shapes=((row.name, (1, 8)),))
+        made.append(replace(tile, present=(row.name,) if row.name in every else ()))
+    first = loss.operands[0].name
+    made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, 6)),)))
+    return [replace(recipe, tentative=True) for recipe in made]
+
+
+def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
+    """Each optional operand alone, and weights with zeros in them."""
+    every = _optional(loss)
+    made = [Recipe(f"with-{name}", shape, present=(name,)) for name in every]
+    weights = tuple(row.name for row in loss.operands if row.optional and row.domain is Domain.NON_NEGATIVE)
+    if weights:
+        made.append(Recipe("weights-with-zeros", shape, present=every, weights="zeros", ignored="some"))
+        made.append(Recipe("weights-all-zero", shape, present=every, weights="all zero"))
+    return made
+
+
+def _option_values(loss: Loss, shape: Shape) -> list[Recipe]:
+    """Every value of every option alone; and flags together with each other and with every value of the others."""
+    every = _optional(loss)
+    made = []
+    for option in loss.options:
+        for value in option.others:
+            made.append(Recipe(_named((option.name, value)), shape, "kinks", ((option.name, value),), ignored="some"))
+            if every:
+                weighted = Recipe(_named((option.name, value)) + "-weighted", shape, options=((option.name, value),))
+                made.append(replace(weighted, present=every, ignored="some"))
+    for first, second in combinations(loss.options, 2):
+        if _is_flag(first) or _is_flag(second):
+            for one in first.others:
+                for two in second.others:
+                    pair = ((first.name, one), (second.name, two))
+                    made.append(Recipe(_named(*pair), shape, options=pair))
+    return made
+
+
+def _is_flag(option: Option) -> bool:
+    return isinstance(option.default, bool)
+
+
+def _named(*options: tuple[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options)

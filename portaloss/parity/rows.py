@@ -1,0 +1,144 @@
+"""A row of the matrix, and a report: rows of one machine or of several. As JSON, and merged."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+#: Raised when the meaning of a field changes: reports of another format are not merged.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One SKU on one backend of one machine."""
+
+    sku: str
+    kind: str
+    dtype: str
+    reduction: str
+    direction: str
+    backend: str
+    architecture: str
+    device: str
+    versions: dict[str, str | None]
+    cases: int
+    bound_ulp: float  #: the largest error that passes
+    worst_ulp: float | None  #: None where the worst is no number: an exception, another shape or another pattern of nan
+    worst_relative: float
+    worst_case: str
+    worst_seed: int | None
+    torch_ulp: float | None  #: PyTorch's worst error; None where it is not installed or supports no case
+    torch_relative: float | None
+    torch_cases: int  #: the cases that PyTorch supports
+    torch_mismatches: int  #: those in which PyTorch's nan, inf, shape or dtype differ from the truth
+    status: str  #: passed, failed or absent
+    reason: str = ""  #: why it is absent
+    failed_cases: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case passed."""
+        return self.status == "passed"
+
+    @property
+    def where(self) -> tuple[str, str, str, str]:
+        """What ran where: rows that agree in it measure the same thing."""
+        return (self.sku, self.backend, self.device, json.dumps(self.versions, sort_keys=True))
+
+
+class ReportError(ValueError):
+    """A file that is no report of this format."""
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write a report as JSON. A reader finds the whole report or none: it is renamed into place."""
+    report = {"format": FORMAT, "rows": [{**asdict(row), "passed": row.passed} for row in rows]}
+    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # a temporary file is its owner's alone; a report is for others
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a report.
+
+    Raises:
+        ReportError: it is no report, or one of another format.
+        OSError: it cannot be read.
+    """
+    known = {one.name for one in fields(Row)}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["format"] != FORMAT:
+            raise ReportError(f"{path}: the report's format is {report['format']}, this release reads {FORMAT}")
+        return [Row(**{name: value for name, value in row.items() if name in known}) for row in report["rows"]]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path}: not a parity report ({type(error).__name__}: {error})") from error
+
+
+def merge(reports: Iterable[Sequence[Row]]) -> tuple[list[Row], list[str]]:
+    """The rows of several reports, and notes about those that contradict each other.
+
+    Of two measurements of the same SKU, backend, device and versions the worse is kept: a failure before a pass, then
+    the larger error. A row that says absent goes where another machine has the backend.
+    """
+    kept: dict[tuple[str, str, str, str], Row] = {}
+    notes = []
+    for rows in reports:
+        for row in rows:
+            other = kept.get(row.where)
+            if other is None:
+                kept[row.where] = row
+            elif other != row:
+                worse = max(other, row, key=_badness)
+                kept[row.where] = worse
+                if other.status != row.status:
+                    notes.append(
+                        f"{row.sku} on {row.backend} ({row.device or 'no device'}): {other.status} in one report, "
+                        f"{row.status} in another; kept: {worse.status}"
+                    )
+    present = {(row.sku, row.backend) for row in kept.values() if row.status != "absent"}
+    rows, absent = [], set()
+    for row in kept.values():
+        key = (row.sku, row.backend)
+        if row.status == "absent":
+            if key in present or key in absent:
+                continue
+            absent.add(key)
+        rows.append(row)
+    return rows, notes
+
+
+def _badness(row: Row) -> tuple[int, float]:
+    error = float("inf") if row.worst_ulp is None else row.worst_ulp
+    return ({"absent": 0, "passed": 1, "failed": 2}[row.status], error)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The last line."""
+    counts = {status: sum(row.status == status for row in rows) for status in ("passed", "failed", "absent")}
+    return "parity: " + ", ".join(f"{number} {status}" for status, number in counts.items())
+
+
+def as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows for a template."""
+    return [asdict(row) for row in rows]

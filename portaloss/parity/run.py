@@ -1,0 +1,263 @@
+"""Runs the matrix: every SKU of every backend, over all its cases, against the truth."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss import arrays, backends
+from portaloss.catalogue import LOSSES, SKU, Loss
+from portaloss.kinds import Direction, LossKind, LossReduction
+from portaloss.parity import eager, machine, samples
+from portaloss.parity.compare import Comparison, bound, compare
+from portaloss.parity.rows import Row
+from portaloss.parity.samples import Case
+from portaloss.parity.truth import Expected, Truth
+from portaloss.plan import Plan, select
+
+Array = npt.NDArray[Any]
+
+#: Called after each case with the number of cases done.
+Tick = Callable[[int], None]
+
+#: Failures that a row keeps the messages of; the first ones say enough.
+_MESSAGES = 5
+
+
+def _no_tick(done: int) -> None:
+    del done
+
+
+def count(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
+    """How many cases ``run`` goes through for each backend."""
+    return sum(len(samples.names(kind)) for kind in kinds) * len(dtypes)
+
+
+def run(
+    names: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], *, tick: Tick = _no_tick
+) -> Iterator[Row]:
+    """The rows of the matrix: one for each backend, kind, dtype, reduction and direction.
+
+    Args:
+        names: backends; one that is absent here gives rows that say so.
+        kinds: the losses.
+        dtypes: the dtypes.
+        tick: told how many cases are done, for a progress bar.
+    """
+    for kind in kinds:
+        for dtype in dtypes:
+            yield from run_kind(names, LOSSES[kind], dtype, tick)
+
+
+def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Row]:
+    """The rows of one loss in one dtype. A case's truth, and PyTorch's answer, are computed once for all of them."""
+    reasons = {name: _absence(name, dtype) for name in names}
+    present = [name for name in names if reasons[name] is None]
+    entries = {(name, sku): _Entry(sku) for name in names for sku in _skus(loss.kind, dtype)}
+    if present:
+        for case in samples.cases(loss, dtype):
+            trial = Trial(loss, case, dtype)
+            for (name, sku), entry in entries.items():
+                if name in present:
+                    entry.take(case, trial.ours(name, sku), trial.pytorch(sku), bound(loss.kind, dtype))
+            tick(1)
+    for (name, _), entry in entries.items():
+        yield entry.row(name, reasons[name])
+
+
+def _skus(kind: LossKind, dtype: str) -> list[SKU]:
+    return [SKU(kind, dtype, reduction, direction) for reduction in LossReduction for direction in Direction]
+
+
+def _absence(name: str, dtype: str) -> str | None:
+    """None where a backend can run a dtype here, else why not."""
+    try:
+        arrays.dtype_of(dtype)
+    except ImportError as error:
+        return str(error)
+    return backends.available(name)
+
+
+@dataclass
+class Outcome:
+    """What one backend, or PyTorch, made of one case of one SKU."""
+
+    worst: Comparison = field(default_factory=Comparison)
+    what: str = "loss"  #: the result with the worst error: the loss, or an operand's gradient
+    error: str = ""  #: what was raised
+
+    @property
+    def message(self) -> str:
+        """What is wrong, apart from numbers."""
+        return self.error or (f"{self.what}: {self.worst.mismatch}" if self.worst.mismatch else "")
+
+
+class Trial:
+    """One case: its truth, its upstream gradients, PyTorch's results; and what a backend makes of it."""
+
+    def __init__(self, loss: Loss, case: Case, dtype: str) -> None:
+        self._loss = loss
+        self._case = case
+        self._dtype = dtype
+        self._resolved = arrays.dtype_of(dtype)
+        self.truth = Truth(loss, case)
+        self.upstreams = {
+            reduction: case.upstream(self.truth.items_shape if reduction is LossReduction.NONE else (), self._resolved)
+            for reduction in LossReduction
+        }
+        self._kept = {name: np.array(array) for name, array in case.operands.items()}
+        self._losses = {reduction: self.truth.loss(reduction) for reduction in LossReduction}
+        self._gradients = {
+            reduction: self.truth.gradients(reduction, upstream) for reduction, upstream in self.upstreams.items()
+        }
+        self._eager = eager.run(loss, case, self.upstreams) if eager.installed() else None
+
+    def expected(self, sku: SKU) -> dict[str, Expected]:
+        """The results of a SKU as they should be: the loss, or each gradient, by name."""
+        if sku.direction is Direction.FORWARD:
+            return {"loss": self._losses[sku.reduction]}
+        return self._gradients[sku.reduction]
+
+    def ours(self, backend: str, sku: SKU) -> Outcome:
+        """What a backend makes of it."""
+        try:
+            results = self.results(backend, sku)
+        except Exception as error:  # whatever it is, it is this case's failure and not the matrix's end
+            return Outcome(Comparison(math.inf, math.inf), error=f"{type(error).__name__}: {error}")
+        return self._judge(results, sku)
+
+    def pytorch(self, sku: SKU) -> Outcome | None:
+        """What PyTorch makes of it; None where it is not installed, or does not support the case."""
+        results = self.pytorch_results(sku)
+        return None if results is None else self._judge(results, sku)
+
+    def results(self, backend: str, sku: SKU) -> dict[str, Array]:
+        """What a backend computes, from memory that is full of nan."""
+        plan = _plan(backend, sku, tuple(self._case.options.items()))
+        operands = place(backend, self._case.operands)
+        with poisoned(backend):
+            if sku.direction is Direction.FORWARD:
+                results = {"loss": plan.forward(**operands)}
+            else:
+                upstream = place(backend, {"upstream": self.upstreams[sku.reduction]})["upstream"]
+                results = plan.backward(upstream, **operands)
+        arrived = {name: arrays.to_numpy(value) for name, value in results.items()}
+        for name, kept in self._kept.items():
+            if kept.tobytes() != np.ascontiguousarray(self._case.operands[name]).tobytes():
+                raise AssertionError(f"operand {name} was overwritten")
+        return arrived
+
+    def pytorch_results(self, sku: SKU) -> dict[str, Array] | None:
+        """What PyTorch computes; None where it does not."""
+        if self._eager is None:
+            return None
+        if sku.direction is Direction.BACKWARD:
+            return self._eager.gradients.get(sku.reduction)
+        loss = self._eager.losses.get(sku.reduction)
+        return None if loss is None else {"loss": loss}
+
+    def _judge(self, results: dict[str, Array], sku: SKU) -> Outcome:
+        expected = self.expected(sku)
+        outcome = Outcome()
+        if set(results) != set(expected):
+            return Outcome(
+                Comparison(math.inf, math.inf), error=f"gave {sorted(results)}, should give {sorted(expected)}"
+            )
+        relative = 0.0
+        for name, should in expected.items():
+            comparison = compare(results[name], should, self._dtype)
+            relative = max(relative, comparison.relative)
+            if comparison.ulp > outcome.worst.ulp:
+                outcome = Outcome(comparison, name)
+        worst = outcome.worst
+        return Outcome(Comparison(worst.ulp, relative, worst.index, worst.mismatch), outcome.what)
+
+
+class _Entry:
+    """A row in the making."""
+
+    def __init__(self, sku: SKU) -> None:
+        self._sku = sku
+        self._cases = 0
+        self._worst: tuple[float, str, int | None] = (0.0, "", None)
+        self._relative = 0.0
+        self._failures: list[str] = []
+        self._failed = 0
+        self._torch: list[Comparison] = []
+
+    def take(self, case: Case, ours: Outcome, pytorch: Outcome | None, limit: float) -> None:
+        """Add the outcome of a case."""
+        self._cases += 1
+        worst = ours.worst
+        if worst.ulp > self._worst[0] or not self._worst[1]:
+            self._worst = (worst.ulp, case.name, case.seed)
+        if math.isfinite(worst.relative):
+            self._relative = max(self._relative, worst.relative)
+        if worst.ulp > limit:
+            self._failed += 1
+            text = ours.message or f"{ours.what}: {worst.ulp:.3g} ulp at {list(worst.index or ())}, at most {limit:g}"
+            if len(self._failures) < _MESSAGES:
+                self._failures.append(f"{case.name}: {text}")
+        if pytorch is not None:
+            self._torch.append(pytorch.worst)
+
+    def row(self, backend: str, absent: str | None) -> Row:
+        """The row."""
+        sku = self._sku
+        plan = None if absent is not None else _plan(backend, sku, ())
+        numeric = [comparison for comparison in self._torch if math.isfinite(comparison.ulp)]
+        return Row(
+            sku=str(sku),
+            kind=sku.kind.name.lower(),
+            dtype=sku.dtype,
+            reduction=sku.reduction.name.lower(),
+            direction=sku.direction.name.lower(),
+            backend=backend,
+            architecture="" if plan is None else plan.architecture,
+            device=machine.device(backend),
+            versions=machine.versions(),
+            cases=self._cases,
+            bound_ulp=bound(sku.kind, sku.dtype),
+            worst_ulp=self._worst[0] if math.isfinite(self._worst[0]) else None,
+            worst_relative=self._relative,
+            worst_case=self._worst[1],
+            worst_seed=self._worst[2],
+            torch_ulp=max((c.ulp for c in numeric), default=None),
+            torch_relative=max((c.relative for c in numeric), default=None),
+            torch_cases=len(self._torch),
+            torch_mismatches=len(self._torch) - len(numeric),
+            status="absent" if absent is not None else "failed" if self._failed else "passed",
+            reason=absent or "",
+            failed_cases=self._failed,
+            failures=list(self._failures),
+        )
+
+
+@lru_cache(maxsize=4096)
+def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Plan:
+    return select(sku.kind, dtype=sku.dtype, reduction=sku.reduction, backend=backend, **dict(options))
+
+
+def place(backend: str, operands: dict[str, Array]) -> dict[str, Any]:
+    """The operands where a backend takes them: NumPy arrays, unless its module has a ``place`` of its own."""
+    placed: dict[str, Any] = getattr(backends.load(backend), "place", dict)(operands)
+    return placed
+
+
+def poisoned(backend: str) -> AbstractContextManager[None]:
+    """The context in which a backend's results start as nan: ``poisoned`` in its package's ``memory`` module."""
+    package = getattr(backends.load(backend), "__package__", None)
+    try:
+        memory = importlib.import_module(f"{package}.memory")
+    except ImportError:
+        return nullcontext()
+    context: AbstractContextManager[None] = memory.poisoned()
+    return context

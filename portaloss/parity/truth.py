@@ -1,0 +1,270 @@
+"""The truth: the chapters of ``portaloss.reference`` in float64, on whole arrays, with sums and a chain rule of its own.
+
+It shares the arrangement of operands and the divisor with the backends, and nothing else: not the tiles, not the
+casts, not the order of sums. Beside each number stands its magnitude, the sum of |terms| that it is made of: an error is
+measured against the larger of the two, since no arithmetic can do better where terms cancel.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portaloss.arrange import Arranged, arrange
+from portaloss.catalogue import Divisor, Family, Loss
+from portaloss.checks import is_floating
+from portaloss.divisor import counts, divisor
+from portaloss.kinds import LossKind, LossReduction
+from portaloss.parity import draws
+from portaloss.parity.samples import Case
+from portaloss.plan import differentiable
+
+Array = npt.NDArray[Any]
+
+#: What sums are kept in: wider than float64 where the machine has it, so that the order of a sum is no part of a truth.
+_WIDE = np.longdouble
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A number or an array as it should be, in float64, and the sums of |terms| beside it."""
+
+    value: Array
+    magnitude: Array
+
+
+class Truth:
+    """The items of one case and their derivatives, from which every reduction and direction follows."""
+
+    def __init__(self, loss: Loss, case: Case) -> None:
+        self._loss = loss
+        self._options = {option.name: option.default for option in loss.options} | case.options
+        #: The operands that have a gradient.
+        self.wants = differentiable(loss, case.operands)
+        indices = {row.name for row in loss.operands if row.domain in draws.INTEGER}
+        self._operands = {
+            name: array if name in indices and not is_floating(array) else array.astype(np.float64)
+            for name, array in case.operands.items()
+        }
+        with np.errstate(all="ignore"):
+            self._arranged = arrange(loss, self._options, self._operands)
+            self._terms: _Terms = (
+                _LinearTerms(self._arranged, self._options, self.wants)
+                if loss.family is Family.LINEAR_CROSS_ENTROPY
+                else _Terms(loss, self._arranged, self._options, self.wants)
+            )
+
+    @property
+    def items_shape(self) -> tuple[int, ...]:
+        """The shape of the loss with reduction none."""
+        return self._arranged.items_shape
+
+    def loss(self, reduction: LossReduction) -> Expected:
+        """The loss."""
+        if reduction is LossReduction.NONE:
+            return Expected(self._of_items_shape(self._terms.items), self._of_items_shape(self._terms.item_magnitudes))
+        with np.errstate(all="ignore"):
+            by = self._divisor if reduction is LossReduction.MEAN else np.float64(1.0)
+            return Expected(_quotient(self._terms.items, by), _quotient(self._terms.item_magnitudes, np.abs(by)))
+
+    def gradients(self, reduction: LossReduction, upstream: Array) -> dict[str, Expected]:
+        """The gradients of the operands that have one, for an upstream gradient of the loss's shape."""
+        arranged = self._arranged
+        incoming = upstream.astype(np.float64)
+        with np.errstate(all="ignore"):
+            if reduction is LossReduction.NONE:
+                per_item = arranged.items_view(incoming)
+            else:
+                per_item = np.broadcast_to(incoming.reshape(()) * self._scale(reduction), self._terms.items.shape)
+            gradients = {}
+            for name, (value, magnitude) in self._terms.gradients(per_item).items():
+                if name == "weight" and reduction is LossReduction.MEAN and self._loss.divisor is Divisor.WEIGHT_SUM:
+                    # the weight is in the divisor too: dL/dw = (l - L) / sum(w)
+                    mean = self.loss(reduction)
+                    factor = incoming.reshape(()) / self._divisor
+                    value = value - mean.value * factor
+                    magnitude = magnitude + mean.magnitude * np.abs(factor)
+                gradients[name] = Expected(self._of_shape(name, value), self._of_shape(name, magnitude))
+        return gradients
+
+    @cached_property
+    def _divisor(self) -> Array:
+        return np.asarray(divisor(self._loss, self._options, self._arranged))
+
+    def _scale(self, reduction: LossReduction) -> float | Array:
+        """What the mean multiplies each derivative by."""
+        if reduction is LossReduction.SUM:
+            return 1.0
+        counted = counts(self._loss, self._options, self._arranged)
+        scale: Array = 1.0 / self._divisor
+        if counted is None or np.all(self._divisor):
+            return scale
+        # 0 / 0: what counts has a gradient of nan, what is ignored still has none
+        return np.where(counted, np.nan, 0.0)
+
+    def _of_items_shape(self, items: Array) -> Array:
+        result = np.empty(self._arranged.items_shape)
+        self._arranged.items_view(result)[...] = items.reshape(self._arranged.items_view(result).shape)
+        return result
+
+    def _of_shape(self, name: str, gradient: Array) -> Array:
+        result = np.empty(self._operands[name].shape)
+        view = self._arranged.view(name, result)
+        view[...] = gradient.reshape(view.shape)
+        return result
+
+
+class _Terms:
+    """Items and derivatives in the chapter's shapes."""
+
+    def __init__(self, loss: Loss, arranged: Arranged, options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
+        self._operands = arranged.operands
+        self._loss = loss
+        chapter = importlib.import_module(f"portaloss.reference.{loss.name}")
+        known = {option.name: options[option.name] for option in loss.options if not option.divisor_only}
+        items, derivatives = getattr(chapter, loss.name)(**arranged.operands, **known, wants=wants)
+        sizes: tuple[Array, Mapping[str, Array]] = (items, derivatives)
+        if hasattr(chapter, "magnitudes"):
+            sizes = chapter.magnitudes(**arranged.operands, **known)
+        self.items: Array = np.asarray(items)
+        self.item_magnitudes: Array = np.broadcast_to(np.abs(sizes[0]), self.items.shape)
+        self._derivatives = {name: (value, np.abs(sizes[1].get(name, value))) for name, value in derivatives.items()}
+
+    def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
+        """Derivatives times one number an item, summed over what an operand is broadcast along; and magnitudes."""
+        if self._loss.family is Family.CTC:
+            per_item = per_item[:, None]  # (N, 1) against (T, N, C)
+            full = self._operands["log_probs"].shape
+        else:
+            full = np.broadcast_shapes(*(array.shape for array in self._operands.values()))
+        result = {}
+        for name, (derivative, size) in self._derivatives.items():
+            shape = self._operands[name].shape
+            value = _sum_to(np.broadcast_to(derivative * per_item, full), shape)
+            magnitude = _sum_to(np.broadcast_to(size * np.abs(per_item), full), shape)
+            result[name] = (value, magnitude)
+        return result
+
+
+class _LinearTerms(_Terms):
+    """Fused linear cross-entropy: the chapter of cross-entropy on logits, and the chain rule through the product.
+
+    The magnitude of a logit is |x| |W| + |b|, the terms of its sum. An error of one part of that in each logit moves
+    an item by the item's derivative, and a derivative by the softmax's: both are added to what cross-entropy itself
+    says. A product with a gradient then sums |terms| again.
+    """
+
+    def __init__(self, arranged: Arranged, options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
+        from portaloss.reference import cross_entropy as chapter
+
+        given = arranged.operands
+        self._x = given["input"]
+        classes, *inner, features = given["linear_weight"].shape
+        self._shape = (classes, *inner)
+        self._matrix = given["linear_weight"].reshape(-1, features)
+        self._wants = wants
+        target = given["target"]
+        soft = is_floating(target)
+        logits = self._x @ self._matrix.T
+        sizes = np.abs(self._x) @ np.abs(self._matrix).T
+        if "linear_bias" in given:
+            logits = logits + given["linear_bias"].reshape(-1)
+            sizes = sizes + np.abs(given["linear_bias"]).reshape(-1)
+        logits, sizes = (array.reshape(len(self._x), *self._shape) for array in (logits, sizes))
+        self._rows = {"input": logits, "target": target if soft else target[:, None]}
+        if "weight" in given:
+            self._rows["weight"] = given["weight"].reshape(1, classes, *[1] * len(inner))
+
+        items, derivatives = chapter.cross_entropy(
+            **self._rows, **options, wants=("input", *(name for name in wants if name in {"target", "weight"}))
+        )
+        item_sizes, derivative_sizes = chapter.magnitudes(**self._rows, **options)
+        moved = _finite_product(np.abs(derivatives["input"]), sizes).sum(axis=1, keepdims=True)
+        self.items = items.reshape(items.shape[0], *items.shape[2:])
+        self.item_magnitudes = (item_sizes + moved).reshape(self.items.shape)
+
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        softmax = shifted / shifted.sum(axis=1, keepdims=True)
+        # d p[i] = p[i] (d x[i] - sum p d x), times the sum of the factors, which V p + v is at least V p of
+        spread = sizes + _finite_product(softmax, sizes).sum(axis=1, keepdims=True)
+        slope_sizes = np.abs(derivative_sizes["input"])
+        factor_sum = _factor_sum(self._rows, options, classes)
+        self._slope = derivatives["input"]
+        self._slope_size = slope_sizes + _finite_product(softmax * factor_sum, spread)
+        # a soft target's or weight's derivative is a cost, and costs move as logits do
+        self._costs = {
+            name: (derivatives[name], np.abs(derivative_sizes.get(name, derivatives[name])) + spread * _cost_factor(
+                name, self._rows, options, classes
+            ))
+            for name in derivatives
+            if name != "input"
+        }
+
+    def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
+        """As for other losses; products with x and W instead of sums over broadcast axes."""
+        u = per_item[:, None]
+        slopes = (self._slope * u).reshape(len(self._x), len(self._matrix))
+        sizes = (self._slope_size * np.abs(u)).reshape(len(self._x), len(self._matrix))
+        result = {}
+        if "input" in self._wants:
+            result["input"] = (slopes @ self._matrix, sizes @ np.abs(self._matrix))
+        if "linear_weight" in self._wants:
+            result["linear_weight"] = (slopes.T @ self._x, sizes.T @ np.abs(self._x))
+        if "linear_bias" in self._wants:
+            result["linear_bias"] = (slopes.sum(axis=0), sizes.sum(axis=0))
+        for name, (derivative, size) in self._costs.items():
+            shape = self._rows[name].shape
+            value = _sum_to(np.broadcast_to(derivative * u, self._slope.shape), shape)
+            result[name] = (value, _sum_to(np.broadcast_to(size * np.abs(u), self._slope.shape), shape))
+        return result
+
+
+def _factor_sum(rows: Mapping[str, Array], options: Mapping[str, Any], classes: int) -> Array | float:
+    """An upper bound for V, the sum of a row's factors."""
+    target = rows["target"]
+    weight = rows.get("weight", np.ones(1))
+    smoothing = options["label_smoothing"]
+    if is_floating(target):
+        total = (1.0 - smoothing) * (np.abs(target) * weight).sum(axis=1, keepdims=True)
+    else:
+        counted = target != options["ignore_index"]
+        own = weight.reshape(-1)[np.where(counted, target, 0)] if weight.size > 1 else weight.reshape(-1)[:1]
+        total = (1.0 - smoothing) * own * counted
+        return total + smoothing * weight.mean() * counted
+    return total + smoothing * weight.mean()
+
+
+def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any], classes: int) -> Array | float:
+    """What multiplies a cost in the derivative of a soft target or of a weight."""
+    smoothing = options["label_smoothing"]
+    if name == "weight":
+        return (1.0 - smoothing) * np.abs(rows["target"]) + smoothing / classes
+    return (1.0 - smoothing) * rows.get("weight", np.ones(1))
+
+
+def _finite_product(a: Array, b: Array) -> Array:
+    """A product in which 0 wins over inf: a factor that says that something does not matter."""
+    return np.where(a == 0.0, 0.0, a * b)
+
+
+def _quotient(items: Array, by: Array) -> Array:
+    """The sum of the items over the divisor, or of each item over its own."""
+    if by.ndim:
+        return np.asarray(np.add.reduce(items / by, axis=None, dtype=_WIDE), np.float64)
+    return np.asarray(np.add.reduce(items, axis=None, dtype=_WIDE) / by, np.float64)
+
+
+def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:
+    axes = tuple(axis for axis, size in enumerate(shape) if size != array.shape[axis])
+    if not axes:
+        return array
+    return np.add.reduce(array, axis=axes, dtype=_WIDE, keepdims=True).astype(np.float64)
+
+
+__all__ = ["Expected", "LossKind", "Truth"]

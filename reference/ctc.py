@@ -1,0 +1,484 @@
+r"""Connectionist temporal classification: a sequence is known, its timing is not.
+
+Where it comes from
+-------------------
+A recogniser of speech or handwriting emits one distribution over classes at every time step, but what a person wrote
+down beside the recording is a short sequence of labels with no times. Graves, Fernández, Gomez and Schmidhuber (2006)
+removed the need to cut the recording up by hand: let every way of spreading the labels over the time steps count, and
+maximise the sum of their probabilities. The sum has exponentially many terms and, because it shares its prefixes as a
+hidden Markov model does, costs only (time steps) x (labels).
+
+The formula
+-----------
+An *alignment* π picks one class at each of the T time steps. The classes include one that means "nothing here": the
+blank, ∅. An alignment reads as a label sequence once runs of one class are merged and then blanks are dropped::
+
+    a a ∅ a b b  ->  a a b         (the blank is what keeps the two a apart)
+
+With y_t(k) the probability of class k at step t, and steps independent given the input, the loss of labels l is::
+
+    Z = Σ over all π that read as l of  Π_t y_t(π_t)             ℓ = -log Z
+
+The argument ``log_probs`` holds log y_t(k), as ``log_softmax`` gives it.
+
+To sum without enumerating, walk along the *extended* sequence l' of 2S + 1 states, with a blank around each label::
+
+    l  =   a   a   b          l' = ∅ a ∅ a ∅ b ∅
+
+An alignment is a walk on l' that starts in one of the first two states, ends in one of the last two, and at each step
+stays, moves on by one, or jumps over a blank: only onto a label, and only if it differs from the label before (jumping
+from a to a would merge them). Let α_t(s) be the sum over all walks of steps 0 .. t that end in state s::
+
+    α_0(0) = y_0(∅)     α_0(1) = y_0(l'_1)     α_0(s) = 0 for s > 1
+    α_t(s) = y_t(l'_s) [ α_{t-1}(s) + α_{t-1}(s-1) + α_{t-1}(s-2) where the jump is allowed ]
+    Z = α_{T-1}(2S) + α_{T-1}(2S-1)
+
+The derivative, step by step
+----------------------------
+1. Let β_t(s) be the sum over all ways to finish from state s after step t: β_{T-1} is 1 in the last two states, and ::
+
+       β_t(s) = y_{t+1}(l'_s) β_{t+1}(s) + y_{t+1}(l'_{s+1}) β_{t+1}(s+1) + the same for s+2 where the jump is allowed
+
+   (In the paper β_t also holds y_t. Left out, nothing has to be divided away again.)
+2. α_t(s) β_t(s) is the sum of all alignments that are in state s at step t. Each alignment is in some state, so for
+   every t, Σ_s α_t(s) β_t(s) = Z, and γ_t(s) = α_t(s) β_t(s) / Z is the posterior probability of being there.
+3. y_t(k) is a factor, once, of exactly those alignments that are in class k at step t. So Z is linear in y_t(k) and ::
+
+       ∂Z/∂log y_t(k) = Σ of α_t(s) β_t(s) over states with l'_s = k
+       ∂ℓ/∂log y_t(k) = -Γ_t(k)        with Γ_t(k) = Σ of γ_t(s) over states with l'_s = k
+
+4. The y_t are not free: they come from a softmax, log y_t(k) = u_k - log Σ_j exp(u_j), and Σ_k Γ_t(k) = 1. By the chain
+   rule the derivative with respect to what went into the softmax is ::
+
+       ∂ℓ/∂u_k = -Γ_t(k) + y_t(k) Σ_j Γ_t(j) = y_t(k) - Γ_t(k)
+
+5. PyTorch returns *this* as the gradient of ``log_probs``, and so does this chapter::
+
+       derivative = exp(log_probs) - Γ
+
+   It adds up to 0 over the classes. The backward pass of ``log_softmax``, g ↦ g - y Σ_k g_k, leaves such a g alone: the
+   gradient that arrives at u is right, and would be as well had -Γ been passed. For ``log_probs`` that are not
+   normalised, exp(log_probs) - Γ is not the derivative of ℓ; it is only what every implementation returns.
+
+Kinks and conventions
+---------------------
+ℓ is smooth where Z > 0. A sample uses its first ``input_length`` steps and ``target_length`` labels; the derivative is 0
+at later steps, and what ``targets`` holds beyond is never read.
+
+Where no alignment exists (too few steps for the labels and the blanks between repeated ones) Z = 0, ℓ = inf and the
+derivative is nan; with ``zero_infinity`` both are 0. No labels at all leave one alignment, all blanks. No steps leave
+ℓ = 0 for no labels, else inf; there is no step that a derivative could be nan at.
+
+Where log_probs is -inf the derivative is nan, whether or not the class is in the labels: PyTorch computes Γ as
+exp(... - log y), which is inf - inf there. (The limit is 0.)
+
+What overflows or cancels
+-------------------------
+Z is a product of T probabilities: e^-2000 is ordinary and no float holds it. There are two ways out.
+
+*Log space*: keep log α and log β, add with log-sum-exp. It always works. It costs three exponentials and a logarithm a
+state, and log α near -2000 has only so many digits after the point: in float32 a rounding moves α by 1e-4 of itself.
+
+*Scaled space*: keep α and β themselves and take a power of two out of a sample's whole row when it has drifted; the
+exponents are added up on the side, and nothing is rounded. A step is three additions and three products. What is lost
+are states that fall more than 2^-700 below the best of their row, and it is provable whether they matter: they are
+raised to 2^-700 instead of flushed to 0, so that α and β can only come out too large, and by at most ::
+
+    Σ over rescalings τ of  2^-700 Σ_s β_τ(s)    (and the same with α)
+
+compared with Z. Both factors are known once both recursions have run. Where the bound is below 2^-60 of the smallest
+term of the derivative, the answer is that of log space to the last digits. A sample for which it is not, or whose
+labels differ at some step by more than e^80 in probability (or are inf or nan), is done again in log space.
+
+Two things keep the scaled recursion short. Probabilities are in units of the best one of the sample's labels at that
+step, so that no α ever exceeds 3^(steps since the last rescaling). And blanks and labels live in separate rows, since
+only labels are jumped to and all blanks share one probability::
+
+    labels'_i = p_i (labels_i + blanks_i + jump_i labels_{i-1})
+    blanks'_i = r (blanks_i + labels_{i-1})
+
+Both recursions run in float64 whatever the dtype of ``log_probs``: float32 would lose digits to T roundings, and to the
+narrow range of its exponent. exp(log_probs) - Γ cancels where model and posterior agree, which is the aim of training;
+the error is small relative to the two terms, not to their difference (``magnitudes``).
+
+Source: Alex Graves, Santiago Fernández, Faustino Gomez, Jürgen Schmidhuber, "Connectionist Temporal Classification:
+Labelling Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006; the rescaling of α and β is that of
+Lawrence R. Rabiner, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition", Proceedings of
+the IEEE 77 (1989); ``torch.nn.functional.ctc_loss``.
+
+>>> import numpy as np
+>>> log_probs = np.log(np.full((2, 1, 2), 0.5))
+
+Two steps, a blank (class 0) and one label (class 1), everything at 1/2. Of the four alignments three read as "1": 11,
+∅1 and 1∅. So Z = 3/4 and ℓ = log(4/3). At each step two of the three are in the label: Γ = (1/3, 2/3), and the
+derivative is (1/2 - 1/3, 1/2 - 2/3) = (1/6, -1/6).
+
+>>> items, derivatives = ctc(log_probs, np.array([[1]]), np.array([2]), np.array([1]), wants=("log_probs",))
+>>> round(float(np.exp(-items[0])), 12)
+0.75
+>>> (6 * derivatives["log_probs"][:, 0]).round(12).tolist()
+[[1.0, -1.0], [1.0, -1.0]]
+
+The labels "11" need three steps, for a blank has to stand between them.
+
+>>> ctc(log_probs, np.array([[1, 1]]), np.array([2]), np.array([2]))[0].tolist()
+[inf]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+#: In a rescaled row of α or β no state is smaller than this. Between two rescalings a state falls by at most 2^-DRIFT,
+#: so that it stays a normal float64 (2^-1022).
+FLOOR_BITS = 700
+DRIFT_BITS = 230
+
+#: The largest difference in log probability between the labels of a sample at one step, for scaled space: two steps
+#: are then less than DRIFT_BITS.
+SPREAD = 79.0
+
+#: How far below the smallest term of the derivative the effect of the floor has to be: 7 bits below float64's last.
+MARGIN_BITS = 60
+
+#: Elements of γ that are sorted into classes at once, so that temporaries stay in the cache.
+BLOCK = 1 << 17
+
+
+def ctc(
+    log_probs: Array,
+    targets: Array,
+    input_lengths: Array,
+    target_lengths: Array,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    wants: Wants = (),
+) -> Terms:
+    """Items of the CTC loss, one a sample, and the derivative as PyTorch defines it.
+
+    Args:
+        log_probs: log y, (T, N, C).
+        targets: the labels, (N, S); integers.
+        input_lengths: how many of the T steps each sample uses, (N,).
+        target_lengths: how many of the S labels each sample uses, (N,).
+        blank: the class that is dropped when an alignment is read.
+        zero_infinity: whether a sample that has no alignment counts as 0 instead of inf.
+        wants: may name log_probs: exp(log_probs) - Γ, (T, N, C).
+    """
+    wanted = "log_probs" in wants
+    derivatives: Derivatives = {}
+    with np.errstate(all="ignore"):
+        batch = _batch(log_probs, targets, input_lengths, target_lengths, blank)
+        walk, safe = _in_scaled_space(batch, wanted)
+        log_z = walk.log_z
+        derivative = _derivative(batch, walk) if wanted else None
+        if not safe.all():
+            rest = np.flatnonzero(~safe)
+            part = batch.samples(rest)
+            walk = _in_log_space(part, wanted)
+            log_z[rest] = walk.log_z
+            if derivative is not None:
+                derivative[:, rest] = _derivative(part, walk)
+
+        items = (0.0 - log_z).astype(log_probs.dtype)  # 0 - 0 is 0, and -0 would be PyTorch's
+        impossible = np.isposinf(items)
+        if derivative is not None:
+            if not np.isfinite(items).all():
+                derivative[:, ~np.isfinite(items)] = np.nan
+                if zero_infinity:
+                    derivative[:, impossible] = 0.0
+            steps = len(log_probs)
+            if (batch.input_lengths < steps).any():
+                derivative[np.arange(steps)[:, None] >= batch.input_lengths] = 0.0
+            derivatives["log_probs"] = derivative
+        if zero_infinity:
+            items[impossible] = 0.0
+    return items, derivatives
+
+
+def magnitudes(
+    log_probs: Array,
+    targets: Array,
+    input_lengths: Array,
+    target_lengths: Array,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+) -> Terms:
+    """What errors are relative to: exp(log_probs) + Γ, whose difference the derivative is, and |ℓ| + 1.
+
+    The 1 is Z itself where the labels are all but certain: log Z near 0 knows no more digits than Z near 1 has.
+    """
+    items, derivatives = ctc(
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank=blank,
+        zero_infinity=zero_infinity,
+        wants=("log_probs",),
+    )
+    within = np.arange(len(log_probs))[:, None, None] < np.asarray(input_lengths)[:, None]
+    with np.errstate(all="ignore"):
+        terms = np.where(within, 2.0 * np.exp(log_probs) - derivatives["log_probs"], 0.0).astype(log_probs.dtype)
+    return np.abs(items) + 1.0, {"log_probs": terms}
+
+
+class _Batch(NamedTuple):
+    """The operands, arranged for the recursions: states first and samples last, so that neighbours are whole rows."""
+
+    log_probs: Array  # (T, N, C)
+    labels: Array  # (S, N), the blank where a sample has no such label
+    used: Array  # (S, N), whether it has
+    jump: Array  # (S, N) float64, 1 where label i may follow label i - 1 with no blank between, else 0
+    input_lengths: Array  # (N,)
+    target_lengths: Array  # (N,)
+    blank: int
+
+    def samples(self, which: Array) -> _Batch:
+        """Some of the samples."""
+        return _Batch(
+            self.log_probs[:, which],
+            self.labels[:, which],
+            self.used[:, which],
+            self.jump[:, which],
+            self.input_lengths[which],
+            self.target_lengths[which],
+            self.blank,
+        )
+
+
+class _Walk(NamedTuple):
+    """What a recursion found. γ of labels and of blanks is scaled: times ``factor`` it is the posterior."""
+
+    log_z: Array  # (N,)
+    labels: Array | None = None  # (steps, S, N)
+    blanks: Array | None = None  # (steps, S + 1, N)
+    factor: Array | None = None  # (steps, N); None for 1
+
+
+def _batch(log_probs: Array, targets: Array, input_lengths: Array, target_lengths: Array, blank: int) -> _Batch:
+    input_lengths = np.asarray(input_lengths, np.intp)
+    target_lengths = np.asarray(target_lengths, np.intp)
+    longest = int(target_lengths.max(initial=0))
+    used = np.arange(longest)[:, None] < target_lengths
+    labels = np.where(used, targets[:, :longest].T, blank).astype(np.intp)
+    jump = np.zeros(labels.shape)
+    jump[1:] = labels[1:] != labels[:-1]
+    return _Batch(log_probs, labels, used, jump, input_lengths, target_lengths, blank)
+
+
+def _derivative(batch: _Batch, walk: _Walk) -> Array:
+    """exp(log_probs) - Γ: γ is added up by class, and taken off in place."""
+    log_probs, labels = batch.log_probs, batch.labels
+    steps, samples, classes = log_probs.shape
+    derivative: Array = np.exp(log_probs)
+    np.copyto(derivative, np.nan, where=np.isneginf(log_probs))
+    if walk.labels is None or walk.blanks is None or samples == 0:
+        return derivative
+
+    # Each distinct (sample, class) is one bin; labels that a sample does not have go to a last bin that is dropped.
+    # Adding up in bins and not over all classes, the cost does not grow with a large vocabulary.
+    bins, bin_of_used = np.unique((np.arange(samples) * classes + labels)[batch.used], return_inverse=True)
+    bin_of = np.full(labels.shape, len(bins))
+    bin_of[batch.used] = bin_of_used.reshape(-1)
+    count = len(bins) + 1
+
+    flat = derivative.reshape(steps, samples * classes)
+    block = max(1, BLOCK // max(1, labels.size))
+    index = (np.arange(block)[:, None, None] * count + bin_of).reshape(block, -1)
+    for start in range(0, len(walk.labels), block):
+        part = slice(start, min(start + block, len(walk.labels)))
+        gamma = walk.labels[part].reshape(-1, labels.size)
+        length = len(gamma)
+        by_class = np.bincount(index[:length].ravel(), gamma.ravel(), length * count).reshape(length, count)[:, :-1]
+        by_blank = walk.blanks[part].sum(axis=1)
+        if walk.factor is not None:
+            by_class = by_class * walk.factor[part][:, bins // classes]
+            by_blank *= walk.factor[part]
+        derivative[part, :, batch.blank] -= by_blank
+        flat[part, bins] -= by_class
+    return derivative
+
+
+def _in_log_space(batch: _Batch, wanted: bool) -> _Walk:
+    """The recursions of log α and log β over the extended labels, as they are defined."""
+    samples = len(batch.input_lengths)
+    steps = int(batch.input_lengths.max(initial=0))
+    states = 2 * len(batch.labels) + 1
+    everyone = np.arange(samples)
+
+    extended = np.full((states, samples), batch.blank)
+    extended[1::2] = batch.labels
+    log_y = batch.log_probs[:steps, everyone, extended].astype(np.float64)  # (steps, states, N)
+    log_y[:, np.arange(states)[:, None] > 2 * batch.target_lengths] = -np.inf
+    log_jump = np.full((states, samples), -np.inf)
+    log_jump[1::2] = np.log(batch.jump)
+
+    # α_{-1} stands before the first state, from where a walk enters either of the first two. Two more rows save the
+    # recursion its boundary.
+    alpha = np.full((steps + 1, states + 2, samples), -np.inf)
+    for t in range(steps):
+        before = alpha[t]
+        if t == 0:
+            alpha[1, 2:4] = log_y[0, :2]
+        else:
+            alpha[t + 1, 2:] = log_y[t] + _log_sum(before[2:], before[1:-1], before[:-2] + log_jump)
+    at_end = alpha[batch.input_lengths, :, everyone]  # (N, states + 2)
+    last = 2 * batch.target_lengths + 2
+    label_end = np.where(batch.target_lengths > 0, at_end[everyone, last - 1], -np.inf)
+    log_z = _log_sum(at_end[everyone, last], label_end, np.full(samples, -np.inf))
+    log_z[batch.input_lengths == 0] = np.where(batch.target_lengths == 0, 0.0, -np.inf)[batch.input_lengths == 0]
+    if not wanted:
+        return _Walk(log_z)
+
+    gamma = alpha[1:, 2:]
+    beta = np.full((states + 2, samples), -np.inf)
+    jump_from = np.full((states + 2, samples), -np.inf)
+    jump_from[:-2] = log_jump
+    for t in range(steps - 1, -1, -1):
+        if t + 1 < steps:
+            ahead = np.full((states + 2, samples), -np.inf)
+            ahead[:-2] = log_y[t + 1] + beta[:-2]
+            beta[:-2] = _log_sum(ahead[:-2], ahead[1:-1], ahead[2:] + jump_from[2:])
+        ending = np.flatnonzero(batch.input_lengths == t + 1)
+        beta[:, ending] = -np.inf
+        beta[np.maximum(2 * batch.target_lengths[ending] - 1, 0), ending] = 0.0
+        beta[2 * batch.target_lengths[ending], ending] = 0.0
+        gamma[t] += beta[:-2]
+    np.exp(gamma - log_z, out=gamma)
+    return _Walk(log_z, gamma[:, 1::2], gamma[:, 0::2])
+
+
+def _log_sum(a: Array, b: Array, c: Array) -> Array:
+    """log(exp a + exp b + exp c)."""
+    top = np.maximum(np.maximum(a, b), c)
+    top[np.isneginf(top)] = 0.0
+    total = np.exp(a - top)
+    total += np.exp(b - top)
+    total += np.exp(c - top)
+    np.log(total, out=total)
+    total += top
+    return total
+
+
+def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
+    """The recursions of α and β themselves, and for which samples the result is as good as that of log space.
+
+    A state's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks.
+    """
+    samples, label_rows = len(batch.input_lengths), len(batch.labels)
+    steps = int(batch.input_lengths.max(initial=0))
+    log_y, everyone = batch.log_probs[:steps], np.arange(samples)
+    if steps == 0 or samples == 0:
+        return _Walk(np.where(batch.target_lengths == 0, 0.0, -np.inf)), np.full(samples, True)
+
+    # p (steps, S, N) and r (steps, N): probabilities of labels and blank in units of the step's best.
+    flat = (everyone * log_y.shape[2] + batch.labels).ravel()
+    taken = np.take(log_y.reshape(steps, -1), flat, axis=1, mode="clip").reshape(steps, label_rows, samples)
+    log_r = log_y[:, :, batch.blank].astype(np.float64)
+    best = taken.max(axis=1, initial=-np.inf).astype(np.float64)
+    np.maximum(best, log_r, out=best)
+    worst = taken.min(axis=1, initial=np.inf).astype(np.float64)
+    np.minimum(worst, log_r, out=worst)
+    p = taken.astype(np.float64)
+    del taken
+    p -= best[:, None]
+    np.exp(p, out=p)
+    if not batch.used.all():
+        p *= batch.used
+    r = np.exp(log_r - best)
+
+    within = np.arange(steps)[:, None] < batch.input_lengths
+    spread = np.where(within, best - worst, 0.0).max(axis=0)
+    safe = spread <= SPREAD  # False for nan
+    bits = float(np.max(spread, initial=1.0, where=safe)) / np.log(2.0)
+    every = min(32, int(DRIFT_BITS / bits))  # steps between rescalings
+
+    # Forward. Without a derivative two rows are enough.
+    rows = 2 * label_rows + 2
+    kept = np.empty((steps if wanted else 2, rows, samples))
+    kept[:, 0] = 0.0
+    exponent_a = np.zeros((steps, samples), np.int64)
+    total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
+    jumped = np.empty((label_rows, samples))
+    for t in range(steps):
+        now = kept[t % len(kept)]
+        labels, blanks = now[1 : label_rows + 1], now[label_rows + 1 :]
+        if t == 0:
+            now[1:] = 0.0
+            labels[:1] = p[0, :1]
+            blanks[0] = r[0]
+        else:
+            before = kept[(t - 1) % len(kept)]
+            previous = before[:label_rows]
+            np.multiply(batch.jump, previous, out=jumped)
+            jumped += before[1 : label_rows + 1]
+            jumped += before[label_rows + 1 : -1]
+            np.multiply(jumped, p[t], out=labels)
+            np.add(before[label_rows + 1 :], before[: label_rows + 1], out=blanks)
+            blanks *= r[t]
+            exponent_a[t] = exponent_a[t - 1]
+            if t % every == 0:
+                exponent_a[t] += _rescale(now[1:])
+        ending = np.flatnonzero(batch.input_lengths == t + 1)
+        if ending.size:
+            length = batch.target_lengths[ending]
+            total[ending] = now[label_rows + 1 + length, ending] + now[length, ending]
+
+    # No walk fits: known without arithmetic, which would find the floor's own small numbers.
+    repeats = ((batch.jump[1:] == 0.0) & batch.used[1:]).sum(axis=0)
+    possible = batch.input_lengths >= batch.target_lengths + repeats
+    mantissa, exponent = np.frexp(total)
+    exponent = exponent + exponent_a[np.maximum(batch.input_lengths - 1, 0), everyone]
+    log_z = np.where(within, best, 0.0).T.sum(axis=1) + (np.log(mantissa) + exponent * np.log(2.0))
+    log_z[~possible] = -np.inf
+    log_z[(batch.input_lengths == 0) & (batch.target_lengths == 0)] = 0.0
+
+    # Backward, with γ = α β in place of α.
+    beta = np.zeros((rows - 1, samples))
+    labels, blanks = beta[:label_rows], beta[label_rows:]
+    exponent_b = np.zeros((steps, samples), np.int64)
+    for t in range(steps - 1, -1, -1):
+        if t + 1 < steps:
+            labels *= p[t + 1]
+            blanks *= r[t + 1]
+            np.multiply(batch.jump[1:], labels[1:], out=jumped[1:])
+            # what follows label i: itself, the next blank, the next label; what follows blank i: itself, label i
+            blanks[:-1] += labels
+            labels += blanks[1:]
+            labels[:-1] += jumped[1:]
+            exponent_b[t] = exponent_b[t + 1]
+            if t % every == 0:
+                exponent_b[t] += _rescale(beta)
+        ending = np.flatnonzero(batch.input_lengths == t + 1)
+        if ending.size:
+            length = batch.target_lengths[ending]
+            beta[:, ending] = 0.0
+            beta[np.maximum(length - 1, 0), ending] = length > 0
+            beta[label_rows + length, ending] = 1.0
+            exponent_b[t, ending] = 0
+        if wanted:
+            kept[t, 1:] *= beta
+
+    # The effect of the floor: at a rescaling both rows are at most 1, so that their product sums to less than ``rows``.
+    gap = exponent_a + exponent_b - exponent
+    smallest = np.where(within, worst, 0.0).min(axis=0) / np.log(2.0)
+    allowed = FLOOR_BITS - MARGIN_BITS - np.log2(2.0 * rows * steps) + smallest
+    rescaled = within & (np.arange(steps) % every == 0)[:, None]
+    safe &= ~possible | (np.where(rescaled, gap, -np.inf).max(axis=0) <= allowed)
+    if not wanted:
+        return _Walk(log_z), safe
+    factor = np.ldexp(1.0 / mantissa, gap)
+    return _Walk(log_z, kept[:, 1 : label_rows + 1], kept[:, label_rows + 1 :], factor), safe
+
+
+def _rescale(rows: Array) -> Array:
+    """Bring the largest of each sample's states into [1/2, 1), in place; returns the exponents taken out."""
+    exponent: Array = np.frexp(rows.max(axis=0))[1]
+    rows *= np.ldexp(1.0, -exponent)
+    np.maximum(rows, 2.0**-FLOOR_BITS, out=rows)
+    return exponent

@@ -1,0 +1,107 @@
+r"""Multilabel margin loss: every right class should beat every wrong one by a margin.
+
+Where it comes from
+-------------------
+A sample may have several right classes at once. What one then asks of the scores is a ranking: right classes above
+wrong ones. Elisseeff and Weston (2001) trained for that directly, with a hinge for each pair of a right and a wrong
+class. This loss is that sum of hinges, divided by the number of classes.
+
+The formula
+-----------
+With x the row's C scores and Y the set of its right classes::
+
+    ℓ(x, Y) = (1/C) Σ Σ max(0, 1 - x[y] + x[i])        over y ∈ Y and i ∉ Y
+
+The target is a row of C integers: the classes of Y in any order, then -1. Whatever follows the first -1 is not read.
+
+The derivative, step by step
+----------------------------
+1. A pair with z = 1 - x[y] + x[i] > 0 contributes 1/C to the slope at i and -1/C at y.
+2. So with n[i, y] = [z > 0]::
+
+       ∂ℓ/∂x[i] =  (1/C) Σ n[i, y]   over y ∈ Y          for i ∉ Y
+       ∂ℓ/∂x[y] = -(1/C) Σ n[i, y]   over i ∉ Y          for y ∈ Y
+
+   Each is a count over C.
+
+Kinks and conventions
+---------------------
+At z = 0 the derivative is 0. With no right classes, or no wrong ones, the loss is 0. A pair counts only if z > 0 holds,
+so a nan among the scores costs nothing, as in PyTorch. A class that is listed twice counts twice.
+
+What overflows or cancels
+-------------------------
+Each z is computed as in ``multi_margin``: the sign is right and the precision full. Each label's hinges are summed in
+pairs along the classes, and the labels' sums in pairs again. Sorting the scores would turn the double sum into prefix
+sums, but of differences that cancel; a pass over the row for each label does not, and costs what PyTorch's loop does.
+
+Source: André Elisseeff and Jason Weston, "A Kernel Method for Multi-Labelled Classification", NIPS 14 (2001);
+``torch.nn.functional.multilabel_margin_loss``.
+
+>>> import numpy as np
+>>> x = np.array([[0.0, 0.5, 1.0, 2.0]])
+>>> y = np.array([[3, 1, -1, 0]])
+
+Right are 3 and 1. Class 3 leads class 0 by 2 and class 2 by exactly the margin: z is -1 and 0. Class 1 leads class 0 by
+0.5 and trails class 2 by 0.5: z is 0.5 and 1.5. Together 2 / 4.
+
+>>> items, derivatives = multilabel_margin(x, y, wants=("input",))
+>>> items.tolist(), derivatives["input"].tolist()
+([[0.5]], [[0.25, -0.5, 0.25, 0.0]])
+"""
+
+from __future__ import annotations
+
+from portaloss.reference.cross_entropy import places, rows, sum_rows, unrows
+from portaloss.reference.multi_margin import hinges
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Terms:
+    """Items of the multilabel margin loss, (N, 1, ...), and their derivatives.
+
+    Args:
+        input: x, scores, (N, C, ...).
+        target: the right classes of each row, then -1, (N, C, ...), integers.
+        wants: whether to differentiate input.
+    """
+    (scores,) = rows(input)
+    count, classes = scores.shape
+    listed = np.moveaxis(target, 1, -1).reshape(count, classes)
+    ended = listed < 0
+    labels = np.where(ended.any(axis=1), np.argmax(ended, axis=1), classes)
+
+    # rows with most labels first: those that have a k-th label are then the first rows
+    order = np.argsort(-labels, kind="stable") if (labels[1:] > labels[:-1]).any() else slice(None)
+    labels = labels[order]
+    lead = np.asarray(scores[order], order="C" if scores.flags.c_contiguous else "F")
+    most = int(labels[0]) if count else 0
+    listed = listed[order, :most].astype(np.intp)
+    x = lead.copy(order="K")  # of wrong classes; no pair with -inf has a hinge
+    x.reshape(-1, order="A")[places(x, listed)[np.arange(most) < labels[:, None]]] = -np.inf
+
+    sums = np.zeros((count, most), input.dtype)
+    slope = np.zeros_like(x)
+    for k in range(most):
+        some = int(np.count_nonzero(labels > k))
+        y = listed[:some, k : k + 1]
+        z = hinges(x[:some], np.take_along_axis(lead[:some], y, axis=1), 1.0)
+        sums[:some, k : k + 1] = sum_rows(z)
+        if "input" in wants:
+            counted = (z > 0.0).astype(z.dtype)
+            slope[:some] += counted
+            at_label = np.take_along_axis(slope[:some], y, axis=1) - sum_rows(counted)
+            np.put_along_axis(slope[:some], y, at_label, axis=1)
+
+    loss = np.empty((count, 1), input.dtype)
+    loss[order] = np.add.reduce(sums, axis=1, keepdims=True)
+    loss /= classes
+
+    derivatives: Derivatives = {}
+    if "input" in wants:
+        slope /= classes
+        unsorted = np.empty_like(slope)
+        unsorted[order] = slope
+        derivatives["input"] = unrows(unsorted, input)
+
+    return loss.reshape(input.shape[0], 1, *input.shape[2:]), derivatives

@@ -1,0 +1,153 @@
+r"""Multilabel soft-margin loss: one logistic regression a class, averaged over the classes.
+
+Where it comes from
+-------------------
+A photograph shows a beach, a sunset, both or neither: labels that do not exclude one another, so that a softmax, whose
+probabilities compete for a total of 1, is the wrong model. The simplest right one asks C independent yes-or-no
+questions and answers each by logistic regression (Cox, 1958); Boutell and others (2004) found that hard to beat for
+scenes. The loss of a row is the mean of its C costs. "Soft margin" tells it from the multilabel hinge: the cost of a
+right answer falls with its margin, but never reaches zero.
+
+The formula
+-----------
+With x the row's C logits, t the labels (0 or 1, or a probability between them), σ(x) = 1 / (1 + exp(-x)) and w optional
+weights, which broadcast::
+
+    ℓ(x, t) = 1/C Σ w[i] c(x[i], t[i])          c(x, t) = -t log σ(x) - (1 - t) log σ(-x)
+
+c is binary cross-entropy with logits. What differs is the item: here a row, there an element.
+
+The derivative, step by step
+----------------------------
+1. d log σ(x) / dx = σ(-x), and d log σ(-x) / dx = -σ(x).
+2. Hence dc/dx = -t σ(-x) + (1 - t) σ(x). With σ(-x) = 1 - σ(x) the products cancel::
+
+       dc/dx = σ(x) - t          what the model says, less what is so
+
+3. log σ(x) - log σ(-x) = log(σ(x) / σ(-x)) = x, so c is linear in t with the slope -x: ∂c/∂t = -x.
+4. Each class enters the mean once, with its weight::
+
+       ∂ℓ/∂x[i] = w[i] (σ(x[i]) - t[i]) / C          ∂ℓ/∂t[i] = -w[i] x[i] / C          ∂ℓ/∂w[i] = c(x[i], t[i]) / C
+
+Kinks and conventions
+---------------------
+None: c is smooth. C counts the classes of the input; weights do not enter the divisor. A certainty that is right,
+x = +inf with t = 1, gives 0 · inf = nan, as in PyTorch; one that is wrong gives inf. A row without classes gives 0/0,
+nan.
+
+What overflows or cancels
+-------------------------
+exp(-x) overflows for very negative x. -log σ(x) = log1p(exp(-x)), but for x < 0 it is also -x + log1p(exp(x)), whose
+exponential is never above 1. Written for both signs at once, with [x ≥ 0] for 1 or 0::
+
+    c(x, t) = x ([x ≥ 0] - t) + log1p(e)          e = exp(-|x|)
+
+For t between 0 and 1 both terms are positive: nothing cancels, and a sure right answer costs e, not 0. In the
+derivative σ(x) - t the same step takes out the 1 or 0 that σ saturates at::
+
+    σ(x) - t = ([x ≥ 0] - t) ∓ e / (1 + e)          - where x ≥ 0, + where x < 0
+
+At t = 1 and x = 20 the bracket is exactly 0 and -2e-9 is left, where float32's σ(20) = 1 would have left nothing. For a
+fractional t the difference is what it is: ``magnitudes`` measures it.
+
+Σ adds all classes of a row. One after another in float32, thousands of terms lose several bits: ``sum_products`` adds
+blocks, and then the blocks.
+
+Source: D. R. Cox, "The Regression Analysis of Binary Sequences", Journal of the Royal Statistical Society B 20 (1958);
+Matthew R. Boutell, Jiebo Luo, Xipeng Shen and Christopher M. Brown, "Learning Multi-Label Scene Classification",
+Pattern Recognition 37 (2004); ``torch.nn.functional.multilabel_soft_margin_loss``.
+
+>>> import numpy as np
+>>> x = np.array([[np.log(3.0), 0.0]])
+>>> t = np.array([[1.0, 0.0]])
+
+By hand: σ(log 3) = 3/4 and σ(0) = 1/2, so ℓ = (log(4/3) + log 2) / 2, and exp(2ℓ) = 8/3. The derivatives are
+(3/4 - 1, 1/2 - 0) / 2, and -x / 2.
+
+>>> items, derivatives = multilabel_soft_margin(x, t, wants=("input", "target"))
+>>> np.exp(2 * items).round(12).tolist()
+[[2.666666666667]]
+>>> derivatives["input"].round(12).tolist()
+[[-0.125, 0.25]]
+>>> bool((derivatives["target"] == -x / 2).all())
+True
+"""
+
+from __future__ import annotations
+
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
+    """Items of the multilabel soft-margin loss, (N, 1, ...), and their derivatives; operands broadcast together.
+
+    Args:
+        input: x, logits, (N, C, ...).
+        target: t, labels, 0 or 1 or between.
+        weight: w, multiplies each class's cost; by default 1.
+        wants: which of input, target, weight to differentiate.
+    """
+    derivatives: Derivatives = {}
+    classes = input.shape[1]
+    positive = step(input >= 0, input)
+    gap = positive - target
+    tail = np.abs(input)
+    np.negative(tail, out=tail)
+    np.exp(tail, out=tail)  # e; in place, as below: a tile and its temporaries share the cache
+
+    costs = input * gap
+    costs += np.log1p(tail)
+    if "weight" in wants:
+        derivatives["weight"] = costs / classes
+
+    if "input" in wants:
+        tail /= 1 + tail
+        positive *= -2
+        positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
+        tail *= positive
+        slope = gap + tail
+        derivatives["input"] = slope / classes if weight is None else slope * (weight / classes)
+    if "target" in wants:
+        derivatives["target"] = input / -classes if weight is None else input * (weight / -classes)
+
+    items = sum_products(costs) if weight is None else sum_products(costs, weight)
+    return items / classes, derivatives
+
+
+def magnitudes(input: Array, target: Array, weight: Array | None = None) -> tuple[Array, Derivatives]:
+    """The sums of |terms|: σ(x) - t is a difference wherever t is not 0 or 1, and so is c where t is beyond them."""
+    classes = input.shape[1]
+    w = np.abs(np.ones_like(input) if weight is None else weight)
+    gap = np.abs(step(input >= 0, input) - target)
+    tail = np.exp(-np.abs(input))
+    costs = np.abs(input) * gap + np.log1p(tail)
+    slope = gap + tail / (1 + tail)
+    sizes = {"input": slope * w / classes, "target": np.abs(input) * w / classes, "weight": costs / classes}
+    return sum_products(costs, w) / classes, sizes
+
+
+# Adding along rows. np.einsum multiplies and adds in one pass, in 0.1 ns an element; .sum(axis=1) alone takes 0.2, and on
+# rows of three 3.5 to its 0.9. But it adds in four lanes, one term after another, so that its rounding error grows with
+# the row: 8 units in the last place at 4096 features, and less than 1 in blocks.
+
+_BLOCK = 128
+
+
+def sum_products(*factors: Array) -> Array:
+    """Σ over axis 1 of the product of one or two arrays that broadcast together, (N, 1, ...)."""
+    length = np.broadcast_shapes(*(factor.shape[1:2] for factor in factors))[0]
+    terms = ",".join(["nc..."] * len(factors))
+    if length <= 2 * _BLOCK:
+        sums: Array = np.einsum(f"{terms}->n...", *factors)
+        return sums[:, None]
+
+    factors = tuple(np.broadcast_to(f, (f.shape[0], length, *f.shape[2:])) for f in factors)
+    cut = length - length % _BLOCK
+    blocks = (f[:, :cut].reshape(f.shape[0], -1, _BLOCK, *f.shape[2:]) for f in factors)
+    sums = np.einsum(f"{terms}->n...", *(np.moveaxis(block, 2, 1) for block in blocks)).sum(axis=1, keepdims=True)
+    if cut < length:
+        sums += sum_products(*(f[:, cut:] for f in factors))
+    return sums
+
+
+__all__ = ["magnitudes", "multilabel_soft_margin", "sum_products"]
