@@ -18,6 +18,7 @@ from portaloss.catalogue import Loss
 from portaloss.checks import (
     Shape,
     broadcast_shape,
+    distinct,
     is_floating,
     require_classes_in_range,
     require_fits,
@@ -163,7 +164,7 @@ def _gaussian_nll(options: Options, operands: Operands) -> Arranged:
                     f"var is of incorrect size: got {var.shape}, expected {input.shape}, that without its last axis, "
                     "or with 1 in place of one axis"
                 )
-    if var.size and not var.min() >= 0 and (var < 0).any():
+    if var.size and (distinct(var) < 0).any():
         raise ValueError("var has negative entry/entries")
     var_shape = views["var"](var).shape if views else var.shape
     full = broadcast_shape(input=input.shape, target=target.shape, var=var_shape)
@@ -201,8 +202,13 @@ def _feature_axis_last(rank: int) -> View:
         return _batch
     if rank == 2:
         return _as_is
-    order = (0, rank - 1, *range(1, rank - 1))
-    return lambda array: array.transpose(order)
+    return lambda array: _move_last_to_second(array)
+
+
+def _move_last_to_second(array: Array) -> Array:
+    order = (0, array.ndim - 1, *range(1, array.ndim - 1))
+    permute: View = getattr(array, "permute", array.transpose)  # torch's transpose is another function
+    return permute(order)
 
 
 def _class_target_views(operands: Operands, classes_name: str = "weight") -> tuple[dict[str, View], Shape]:

@@ -33,6 +33,11 @@ def is_floating(array: Any) -> bool:
     return "float" in dtype_name(array)
 
 
+def distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view without the repetitions of broadcast axes: the same values and first positions, each once."""
+    return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+
+
 def require_floating(name: str, array: Any) -> None:
     """Raise NotImplementedError, as PyTorch does, unless the array is of a floating dtype."""
     if not is_floating(array):
@@ -98,6 +103,7 @@ def require_classes_in_range(
     """
     if target.size == 0:
         return
+    target = distinct(target)
     lowest = 0 if not padding else -1
     if target.min() >= lowest and target.max() < classes:
         return
@@ -117,6 +123,7 @@ def require_classes_in_range(
 
 def require_in_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
     """Raise RuntimeError unless every element is between 0 and 1; nan is not."""
+    array = distinct(array)
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         flat = array.astype(np.float64).ravel()
         where = int(np.flatnonzero(~((flat >= 0) & (flat <= 1)))[0])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from portaloss.arrange import Arranged
 from portaloss.catalogue import Divisor, Loss
 from portaloss.checks import is_floating
+from portaloss.reference import nll
 
 
 def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float | npt.NDArray[np.float64]:
@@ -26,11 +27,7 @@ def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float
     if loss.divisor is Divisor.WEIGHT_SUM and "weight" in operands:
         return float(operands["weight"].astype(np.float64).sum())
     if loss.divisor is Divisor.CLASS_WEIGHT_SUM and not is_floating(operands["target"]):
-        counted = operands["target"] != options["ignore_index"]
-        if "weight" not in operands:
-            return float(np.count_nonzero(counted))
-        weight = operands["weight"].astype(np.float64).reshape(-1)
-        return float(weight[operands["target"][counted]].sum())
+        return nll.divisor(operands["target"], operands.get("weight"), ignore_index=options["ignore_index"])
     if options.get("batchmean"):
         shape = operands["input"].shape
         return float(shape[0]) if shape else 1.0

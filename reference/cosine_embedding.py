@@ -99,7 +99,8 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
 
     if "input1" in wants or "input2" in wants:
         slope = step(different & (cosine >= margin), cosine) - similar  # ∂ℓ/∂cos
-        across = lengths / slope  # to divide by: one rounding less than slope / lengths to multiply with
+        with np.errstate(divide="ignore"):
+            across = lengths / slope  # to divide by: one rounding less than slope / lengths to multiply with
         slope *= cosine
         if "input1" in wants:
             along = slope * (square2 / square2) / square1

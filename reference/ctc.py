@@ -62,8 +62,8 @@ The derivative, step by step
 
 Kinks and conventions
 ---------------------
-ℓ is smooth where Z > 0. A sample uses its first ``input_length`` steps and ``target_length`` labels; the derivative is 0
-at later steps, and what ``targets`` holds beyond is never read.
+ℓ is smooth where Z > 0. A sample uses its first ``input_length`` steps and ``target_length`` labels; the derivative is
+0 at later steps, and what ``targets`` holds beyond is never read.
 
 Where no alignment exists (too few steps for the labels and the blanks between repeated ones) Z = 0, ℓ = inf and the
 derivative is nan; with ``zero_infinity`` both are 0. No labels at all leave one alignment, all blanks. No steps leave
@@ -102,9 +102,9 @@ narrow range of its exponent. exp(log_probs) - Γ cancels where model and poster
 the error is small relative to the two terms, not to their difference (``magnitudes``).
 
 Source: Alex Graves, Santiago Fernández, Faustino Gomez, Jürgen Schmidhuber, "Connectionist Temporal Classification:
-Labelling Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006; the rescaling of α and β is that of
-Lawrence R. Rabiner, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition", Proceedings of
-the IEEE 77 (1989); ``torch.nn.functional.ctc_loss``.
+Labelling Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006; for rescaling, Lawrence R. Rabiner, "A
+Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition", Proceedings of the IEEE 77 (1989);
+``torch.nn.functional.ctc_loss``.
 
 >>> import numpy as np
 >>> log_probs = np.log(np.full((2, 1, 2), 0.5))
@@ -224,7 +224,8 @@ def magnitudes(
     within = np.arange(len(log_probs))[:, None, None] < np.asarray(input_lengths)[:, None]
     with np.errstate(all="ignore"):
         terms = np.where(within, 2.0 * np.exp(log_probs) - derivatives["log_probs"], 0.0).astype(log_probs.dtype)
-    return np.abs(items) + 1.0, {"log_probs": terms}
+    item_terms: Array = np.abs(items) + 1.0
+    return item_terms, {"log_probs": terms}
 
 
 class _Batch(NamedTuple):
@@ -275,8 +276,8 @@ def _derivative(batch: _Batch, walk: _Walk) -> Array:
     """exp(log_probs) - Γ: γ is added up by class, and taken off in place."""
     log_probs, labels = batch.log_probs, batch.labels
     steps, samples, classes = log_probs.shape
-    derivative: Array = np.exp(log_probs)
-    np.copyto(derivative, np.nan, where=np.isneginf(log_probs))
+    derivative: Array = np.exp(log_probs, order="C")
+    np.copyto(derivative, np.nan, where=log_probs == -np.inf)
     if walk.labels is None or walk.blanks is None or samples == 0:
         return derivative
 
@@ -292,8 +293,8 @@ def _derivative(batch: _Batch, walk: _Walk) -> Array:
     index = (np.arange(block)[:, None, None] * count + bin_of).reshape(block, -1)
     for start in range(0, len(walk.labels), block):
         part = slice(start, min(start + block, len(walk.labels)))
-        gamma = walk.labels[part].reshape(-1, labels.size)
-        length = len(gamma)
+        length = part.stop - start
+        gamma = walk.labels[part].reshape(length, labels.size)
         by_class = np.bincount(index[:length].ravel(), gamma.ravel(), length * count).reshape(length, count)[:, :-1]
         by_blank = walk.blanks[part].sum(axis=1)
         if walk.factor is not None:
@@ -315,49 +316,49 @@ def _in_log_space(batch: _Batch, wanted: bool) -> _Walk:
     extended[1::2] = batch.labels
     log_y = batch.log_probs[:steps, everyone, extended].astype(np.float64)  # (steps, states, N)
     log_y[:, np.arange(states)[:, None] > 2 * batch.target_lengths] = -np.inf
-    log_jump = np.full((states, samples), -np.inf)
-    log_jump[1::2] = np.log(batch.jump)
+    jump = np.zeros((states + 2, samples), bool)  # into a state from two before; two more rows of none at the end
+    jump[1:-2:2] = batch.jump != 0.0
 
-    # α_{-1} stands before the first state, from where a walk enters either of the first two. Two more rows save the
-    # recursion its boundary.
-    alpha = np.full((steps + 1, states + 2, samples), -np.inf)
+    # Two rows more of states before the first save the recursion its boundary.
+    alpha = np.full((steps, states + 2, samples), -np.inf)
     for t in range(steps):
-        before = alpha[t]
         if t == 0:
-            alpha[1, 2:4] = log_y[0, :2]
+            alpha[0, 2:4] = log_y[0, :2]
         else:
-            alpha[t + 1, 2:] = log_y[t] + _log_sum(before[2:], before[1:-1], before[:-2] + log_jump)
-    at_end = alpha[batch.input_lengths, :, everyone]  # (N, states + 2)
-    last = 2 * batch.target_lengths + 2
-    label_end = np.where(batch.target_lengths > 0, at_end[everyone, last - 1], -np.inf)
-    log_z = _log_sum(at_end[everyone, last], label_end, np.full(samples, -np.inf))
-    log_z[batch.input_lengths == 0] = np.where(batch.target_lengths == 0, 0.0, -np.inf)[batch.input_lengths == 0]
+            before = alpha[t - 1]
+            alpha[t, 2:] = log_y[t] + _log_sum(before[2:], before[1:-1], np.where(jump[:-2], before[:-2], -np.inf))
+    last = 2 * batch.target_lengths
+    log_z = np.where(last == 0, 0.0, -np.inf)
+    some = np.flatnonzero(batch.input_lengths)
+    at_end = alpha[batch.input_lengths[some] - 1, :, some]  # (N, states + 2)
+    row, end = np.arange(len(some)), last[some] + 2
+    log_z[some] = _log_sum(at_end[row, end], np.where(end > 2, at_end[row, end - 1], -np.inf), np.float64(-np.inf))
     if not wanted:
         return _Walk(log_z)
 
-    gamma = alpha[1:, 2:]
-    beta = np.full((states + 2, samples), -np.inf)
-    jump_from = np.full((states + 2, samples), -np.inf)
-    jump_from[:-2] = log_jump
+    # Two rows more after the last here. ``ahead`` is y β at the step after.
+    gamma = alpha[:, 2:]
+    ahead = np.full((states + 2, samples), -np.inf)
     for t in range(steps - 1, -1, -1):
-        if t + 1 < steps:
-            ahead = np.full((states + 2, samples), -np.inf)
-            ahead[:-2] = log_y[t + 1] + beta[:-2]
-            beta[:-2] = _log_sum(ahead[:-2], ahead[1:-1], ahead[2:] + jump_from[2:])
+        beta = _log_sum(ahead[:-2], ahead[1:-1], np.where(jump[2:], ahead[2:], -np.inf))
+        ahead[:-2] = log_y[t] + beta
         ending = np.flatnonzero(batch.input_lengths == t + 1)
         beta[:, ending] = -np.inf
-        beta[np.maximum(2 * batch.target_lengths[ending] - 1, 0), ending] = 0.0
-        beta[2 * batch.target_lengths[ending], ending] = 0.0
-        gamma[t] += beta[:-2]
+        ahead[:, ending] = -np.inf
+        for state in (last[ending], np.maximum(last[ending] - 1, 0)):
+            beta[state, ending] = 0.0
+            ahead[state, ending] = log_y[t, state, ending]
+        gamma[t] += beta
+        gamma[t, :, ending] = np.where(np.isneginf(beta[:, ending]), -np.inf, gamma[t][:, ending]).T  # nan too
     np.exp(gamma - log_z, out=gamma)
     return _Walk(log_z, gamma[:, 1::2], gamma[:, 0::2])
 
 
-def _log_sum(a: Array, b: Array, c: Array) -> Array:
+def _log_sum(a: Array, b: Array, c: Array | np.float64) -> Array:
     """log(exp a + exp b + exp c)."""
     top = np.maximum(np.maximum(a, b), c)
     top[np.isneginf(top)] = 0.0
-    total = np.exp(a - top)
+    total: Array = np.exp(a - top)
     total += np.exp(b - top)
     total += np.exp(c - top)
     np.log(total, out=total)
@@ -441,15 +442,16 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
     # Backward, with γ = α β in place of α.
     beta = np.zeros((rows - 1, samples))
     labels, blanks = beta[:label_rows], beta[label_rows:]
+    ahead = np.empty((label_rows, samples))
     exponent_b = np.zeros((steps, samples), np.int64)
     for t in range(steps - 1, -1, -1):
         if t + 1 < steps:
-            labels *= p[t + 1]
-            blanks *= r[t + 1]
-            np.multiply(batch.jump[1:], labels[1:], out=jumped[1:])
             # what follows label i: itself, the next blank, the next label; what follows blank i: itself, label i
-            blanks[:-1] += labels
-            labels += blanks[1:]
+            np.multiply(labels, p[t + 1], out=ahead)
+            blanks *= r[t + 1]
+            np.add(ahead, blanks[1:], out=labels)
+            blanks[:-1] += ahead
+            np.multiply(batch.jump[1:], ahead[1:], out=jumped[1:])
             labels[:-1] += jumped[1:]
             exponent_b[t] = exponent_b[t + 1]
             if t % every == 0:

@@ -101,7 +101,9 @@ def compare(got: Array, expected: Expected, dtype: str) -> Comparison:
     return Comparison(largest, relative, index if largest > 0.0 else None)
 
 
-def _mismatch(what: str, where: Array | None = None, got: Array | None = None, truth: Array | None = None) -> Comparison:
+def _mismatch(
+    what: str, where: Array | None = None, got: Array | None = None, truth: Array | None = None
+) -> Comparison:
     if where is None or got is None or truth is None:
         return Comparison(np.inf, np.inf, None, what)
     index = tuple(int(i) for i in np.argwhere(where)[0])

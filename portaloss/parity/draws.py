@@ -59,7 +59,7 @@ def extremes(domain: Domain, rng: Generator, shape: Shape, dtype: np.dtype[Any])
     """The far ends: logits of +-1e4, and the smallest numbers of the dtype, subnormal ones included."""
     tiny, subnormal, epsilon = _limits(dtype)
     choices = {
-        Domain.REAL: [-1e4, -1.0, -tiny, 0.0, subnormal, 1.0, 1e4],
+        Domain.REAL: [-1e4, -3.0, -tiny, 0.0, subnormal, 3.0, 1e4],  # no two differ by a margin, up to rounding
         Domain.POSITIVE: [tiny, 0.5, 1.0, 1e4],
         Domain.NON_NEGATIVE: [0.0, subnormal, tiny, 1.0, 1e4],
         Domain.PROBABILITY: [0.0, subnormal, tiny, 0.5, 1.0 - epsilon / 2, 1.0],
@@ -151,12 +151,15 @@ def class_sets(rng: Generator, shape: Shape) -> Array:
 
 def soft_targets(rng: Generator, shape: Shape, axis: int, style: str) -> Array:
     """Class probabilities along an axis: ``soft``, ``one-hot``, or ``unnormalised``."""
-    weights = np.exp(rng.normal(0.0, 1.0, shape))
-    if style == "unnormalised":
-        return np.minimum(weights, 1.0) * rng.choice([0.0, 1.0], shape)
-    if style == "one-hot":
-        return (weights == weights.max(axis=axis, keepdims=True)).astype(np.float64)
-    return weights / weights.sum(axis=axis, keepdims=True)
+    weights: Array = np.exp(rng.normal(0.0, 1.0, shape))
+    match style:
+        case "unnormalised":
+            weights = np.minimum(weights, 1.0) * rng.choice([0.0, 1.0], shape)
+        case "one-hot":
+            weights = (weights == weights.max(axis=axis, keepdims=True, initial=0.0)).astype(np.float64)
+        case _:
+            weights = weights / weights.sum(axis=axis, keepdims=True)
+    return weights
 
 
 def lay_out(array: Array, layout: str) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -89,7 +88,13 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
     """Each operand smaller than the first, and the first smaller than the rest."""
     rows, columns = 5, 6
     full = (rows, columns)
-    smaller = {"leading-one": (1, columns), "trailing-one": (rows, 1), "lower-rank": (columns,), "row": (rows,), "0d": ()}
+    smaller = {
+        "leading-one": (1, columns),
+        "trailing-one": (rows, 1),
+        "lower-rank": (columns,),
+        "row": (rows,),
+        "0d": (),
+    }
     every = _optional(loss)
     made = []
     names = [row.name for row in loss.operands]

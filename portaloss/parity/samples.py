@@ -199,7 +199,9 @@ class _Builder:
                     made[name] = draws.near(made[real[0]], self._rng, self._points())
 
     def _real(self) -> list[str]:
-        return [row.name for row in self._loss.operands if row.domain is Domain.REAL and self._domain(row) is row.domain]
+        return [
+            row.name for row in self._loss.operands if row.domain is Domain.REAL and self._domain(row) is row.domain
+        ]
 
     @property
     def _pairs_of_rows(self) -> bool:

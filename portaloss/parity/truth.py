@@ -1,8 +1,8 @@
-"""The truth: the chapters of ``portaloss.reference`` in float64, on whole arrays, with sums and a chain rule of its own.
+"""The truth: the chapters of ``portaloss.reference`` in float64, on whole arrays; sums and the chain rule are its own.
 
 It shares the arrangement of operands and the divisor with the backends, and nothing else: not the tiles, not the
-casts, not the order of sums. Beside each number stands its magnitude, the sum of |terms| that it is made of: an error is
-measured against the larger of the two, since no arithmetic can do better where terms cancel.
+casts, not the order of sums. Beside each number stands its magnitude, the sum of |terms| that it is made of: an error
+is measured against the larger of the two, since no arithmetic can do better where terms cancel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from portaloss.arrange import Arranged, arrange
 from portaloss.catalogue import Divisor, Family, Loss
 from portaloss.checks import is_floating
 from portaloss.divisor import counts, divisor
-from portaloss.kinds import LossKind, LossReduction
+from portaloss.kinds import LossReduction
 from portaloss.parity import draws
 from portaloss.parity.samples import Case
 from portaloss.plan import differentiable
@@ -70,7 +70,7 @@ class Truth:
         if reduction is LossReduction.NONE:
             return Expected(self._of_items_shape(self._terms.items), self._of_items_shape(self._terms.item_magnitudes))
         with np.errstate(all="ignore"):
-            by = self._divisor if reduction is LossReduction.MEAN else np.float64(1.0)
+            by = self._divisor if reduction is LossReduction.MEAN else np.ones(())
             return Expected(_quotient(self._terms.items, by), _quotient(self._terms.item_magnitudes, np.abs(by)))
 
     def gradients(self, reduction: LossReduction, upstream: Array) -> dict[str, Expected]:
@@ -161,8 +161,7 @@ class _LinearTerms(_Terms):
     """
 
     def __init__(self, arranged: Arranged, options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
-        from portaloss.reference import cross_entropy as chapter
-
+        chapter = importlib.import_module("portaloss.reference.cross_entropy")
         given = arranged.operands
         self._x = given["input"]
         classes, *inner, features = given["linear_weight"].shape
@@ -194,17 +193,14 @@ class _LinearTerms(_Terms):
         # d p[i] = p[i] (d x[i] - sum p d x), times the sum of the factors, which V p + v is at least V p of
         spread = sizes + _finite_product(softmax, sizes).sum(axis=1, keepdims=True)
         slope_sizes = np.abs(derivative_sizes["input"])
-        factor_sum = _factor_sum(self._rows, options, classes)
         self._slope = derivatives["input"]
-        self._slope_size = slope_sizes + _finite_product(softmax * factor_sum, spread)
+        self._slope_size = slope_sizes + _finite_product(softmax * _factor_sum(self._rows, options), spread)
         # a soft target's or weight's derivative is a cost, and costs move as logits do
-        self._costs = {
-            name: (derivatives[name], np.abs(derivative_sizes.get(name, derivatives[name])) + spread * _cost_factor(
-                name, self._rows, options, classes
-            ))
-            for name in derivatives
-            if name != "input"
-        }
+        self._costs = {}
+        for name in ("target", "weight"):
+            if name in derivatives:
+                size = np.abs(derivative_sizes.get(name, derivatives[name]))
+                self._costs[name] = (derivatives[name], size + spread * _cost_factor(name, self._rows, options))
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
         """As for other losses; products with x and W instead of sums over broadcast axes."""
@@ -225,32 +221,35 @@ class _LinearTerms(_Terms):
         return result
 
 
-def _factor_sum(rows: Mapping[str, Array], options: Mapping[str, Any], classes: int) -> Array | float:
-    """An upper bound for V, the sum of a row's factors."""
-    target = rows["target"]
-    weight = rows.get("weight", np.ones(1))
+def _factor_sum(rows: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
+    """The sum of a row's factors, V in the chapter of cross-entropy."""
+    target, weight = rows["target"], rows.get("weight")
     smoothing = options["label_smoothing"]
+    mean_weight = 1.0 if weight is None else weight.mean()
     if is_floating(target):
-        total = (1.0 - smoothing) * (np.abs(target) * weight).sum(axis=1, keepdims=True)
-    else:
-        counted = target != options["ignore_index"]
-        own = weight.reshape(-1)[np.where(counted, target, 0)] if weight.size > 1 else weight.reshape(-1)[:1]
-        total = (1.0 - smoothing) * own * counted
-        return total + smoothing * weight.mean() * counted
-    return total + smoothing * weight.mean()
+        factors = np.abs(target) if weight is None else np.abs(target) * weight
+        soft: Array = (1.0 - smoothing) * factors.sum(axis=1, keepdims=True) + smoothing * mean_weight
+        return soft
+    counted = target != options["ignore_index"]
+    own = 1.0 if weight is None else weight.reshape(-1)[np.where(counted, target, 0)]
+    hard: Array = ((1.0 - smoothing) * own + smoothing * mean_weight) * counted
+    return hard
 
 
-def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any], classes: int) -> Array | float:
+def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any]) -> Array | float:
     """What multiplies a cost in the derivative of a soft target or of a weight."""
-    smoothing = options["label_smoothing"]
+    smoothing: float = options["label_smoothing"]
+    target, weight = rows["target"], rows.get("weight")
     if name == "weight":
-        return (1.0 - smoothing) * np.abs(rows["target"]) + smoothing / classes
-    return (1.0 - smoothing) * rows.get("weight", np.ones(1))
+        mixed: Array = (1.0 - smoothing) * np.abs(target) + smoothing / target.shape[1]
+        return mixed
+    return 1.0 - smoothing if weight is None else (1.0 - smoothing) * weight
 
 
 def _finite_product(a: Array, b: Array) -> Array:
-    """A product in which 0 wins over inf: a factor that says that something does not matter."""
-    return np.where(a == 0.0, 0.0, a * b)
+    """A product in which 0 wins over inf: what has no effect may be of any size."""
+    product: Array = np.where(a == 0.0, 0.0, a * b)
+    return product
 
 
 def _quotient(items: Array, by: Array) -> Array:
@@ -264,7 +263,8 @@ def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:
     axes = tuple(axis for axis, size in enumerate(shape) if size != array.shape[axis])
     if not axes:
         return array
-    return np.add.reduce(array, axis=axes, dtype=_WIDE, keepdims=True).astype(np.float64)
+    total: Array = np.add.reduce(array, axis=axes, dtype=_WIDE, keepdims=True).astype(np.float64)
+    return total
 
 
-__all__ = ["Expected", "LossKind", "Truth"]
+__all__ = ["Expected", "Truth"]

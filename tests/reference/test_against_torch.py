@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from portaloss.catalogue import LOSSES
-from portaloss.kinds import DTYPES, LossKind, LossReduction
-from portaloss.parity import eager, run, samples
+from portaloss.kinds import LossKind, LossReduction
+from portaloss.parity import eager, samples
 from portaloss.parity.truth import Truth
 
 pytest.importorskip("torch")

@@ -1,0 +1,209 @@
+"""``python -m portaloss``: what is here (``info``), and whether it computes what it should (``parity``)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from portaloss.kinds import DTYPES, LossKind
+
+#: Exit codes: the third is argparse's own.
+PASSED, FAILED, USAGE = 0, 1, 2
+
+
+class UsageError(Exception):
+    """A command line that asks for what there is not."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.command(args)
+    except UsageError as error:
+        print(f"portaloss: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has seen enough
+        return FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="portaloss", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="versions, backends, threads")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(command=_info)
+
+    parity = commands.add_parser("parity", help="every SKU of every backend against the reference")
+    parity.set_defaults(command=_parity)
+    parity.add_argument("--backend", action="append", metavar="B", help="only this backend; repeatable")
+    parity.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
+    parity.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
+    parity.add_argument("--require", action="append", metavar="B", default=[], help="fail if this backend is absent")
+    parity.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
+    parity.add_argument("--html", type=Path, metavar="F", help="write the report as a page")
+    parity.add_argument("--list", action="store_true", help="print the SKUs and how many cases each has; run nothing")
+    parity.add_argument("--replay", metavar="SKU:CASE", help="run one case again and print its numbers")
+
+    merging = parity.add_subparsers(metavar="merge")
+    merge = merging.add_parser("merge", help="merge reports of several machines")
+    merge.add_argument("reports", type=Path, nargs="+", metavar="A.json")
+    merge.add_argument("--json", type=Path, metavar="F", help="write the merged report as JSON")
+    merge.add_argument("--html", type=Path, metavar="F", help="write the merged report as a page")
+    merge.set_defaults(command=_merge)
+    return parser
+
+
+def _info(args: argparse.Namespace) -> int:
+    from portaloss import backends, get_num_threads
+    from portaloss.parity import machine
+
+    absent = {name: backends.available(name) for name in backends.names()}
+    if args.json:
+        found = {
+            "versions": machine.versions(),
+            "backends": {
+                name: {"available": reason is None, "reason": reason, "device": machine.device(name) or None}
+                for name, reason in absent.items()
+            },
+            "threads": get_num_threads(),
+            "cores": machine.cores(),
+        }
+        print(json.dumps(found, indent=1))
+        return PASSED
+    for name, version in machine.versions().items():
+        print(f"{name:<10} {version or 'not installed'}")
+    for name, reason in absent.items():
+        print(f"backend {name}: {f'absent, {reason}' if reason else f'available, on {machine.device(name)}'}")
+    print(f"threads    {get_num_threads()} of {machine.cores()} cores")
+    if machine.versions()["ml_dtypes"] is None:
+        print("bfloat16   NumPy arrays of it need ml_dtypes: pip install 'portaloss[bfloat16]'")
+    return PASSED
+
+
+def _parity(args: argparse.Namespace) -> int:
+    from portaloss.parity import report, rows, run
+
+    names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
+    kinds = _kinds(args.kind)
+    dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
+    if args.list:
+        return _list(kinds, dtypes)
+    if args.replay:
+        return _replay(args.replay, names[0])
+    _check_targets(args)
+
+    names = [*names, *(name for name in required if name not in names)]
+    made = []
+    with report.progress(run.count(kinds, dtypes), "parity") as tick:
+        for row in run.run(names, kinds, dtypes, tick=tick):
+            made.append(row)
+    code = _show(args, made)
+    missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
+    for name in missing:
+        reason = next(row.reason for row in made if row.backend == name and row.status == "absent")
+        print(f"portaloss: backend {name} is required but absent: {reason}", file=sys.stderr)
+    print(rows.summary(made))
+    return FAILED if missing else code
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from portaloss.parity import rows
+
+    _check_targets(args)
+    try:
+        reports = [rows.read(path) for path in args.reports]
+    except (OSError, rows.ReportError) as error:
+        raise UsageError(str(error)) from error
+    merged, notes = rows.merge(reports)
+    for note in notes:
+        print(f"portaloss: {note}", file=sys.stderr)
+    code = _show(args, merged)
+    print(rows.summary(merged))
+    return code
+
+
+def _show(args: argparse.Namespace, made: list[Any]) -> int:
+    """Print tables and failures, and write the files that were asked for."""
+    from portaloss.parity import report, rows
+
+    try:
+        report.print_tables(made)
+    except report.MissingExtraError as error:
+        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
+    sys.stdout.flush()
+    report.print_failures(made)
+    try:
+        if args.json:
+            rows.write(made, args.json)
+        if args.html:
+            report.write_page(made, args.html, rows.summary(made))
+    except OSError as error:
+        raise UsageError(f"cannot write the report: {error}") from error
+    return FAILED if any(row.status == "failed" for row in made) else PASSED
+
+
+def _list(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
+    from portaloss.catalogue import skus
+    from portaloss.parity import samples
+
+    for sku in skus():
+        if sku.kind in kinds and sku.dtype in dtypes:
+            print(f"{sku!s:<56} {len(samples.names(sku.kind))} cases")
+    return PASSED
+
+
+def _replay(text: str, backend: str) -> int:
+    from portaloss import backends
+    from portaloss.parity import replay
+
+    try:
+        sku, case, seed = replay.parse(text)
+    except replay.ReplayError as error:
+        raise UsageError(str(error)) from error
+    reason = backends.available(backend)
+    if reason is not None:
+        raise UsageError(f"backend {backend} is absent: {reason}")
+    return PASSED if replay.replay(sku, case, seed, backend) else FAILED
+
+
+def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
+    from portaloss import backends
+
+    known = backends.names()
+    for name in given or ():
+        if name not in known:
+            raise UsageError(f"{flag} {name}: there is no such backend; there are: {', '.join(known)}")
+    return list(dict.fromkeys(given)) if given else list(known)
+
+
+def _kinds(given: Sequence[str] | None) -> list[LossKind]:
+    if not given:
+        return list(LossKind)
+    by_name = {kind.name.lower(): kind for kind in LossKind}
+    for name in given:
+        if name not in by_name:
+            raise UsageError(f"--kind {name}: there is no such kind; there are: {', '.join(by_name)}")
+    return [kind for name, kind in by_name.items() if name in given]
+
+
+def _check_targets(args: argparse.Namespace) -> None:
+    """Find out that a report can't be written before the matrix runs, not after."""
+    from portaloss.parity import report
+
+    for path in (args.json, args.html):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+    if args.html is not None:
+        try:
+            report.require_page()
+        except report.MissingExtraError as error:
+            raise UsageError(str(error)) from error

@@ -1,0 +1,43 @@
+"""What PyTorch accepts with a warning: size_average and reduce, and a target of another size than the input's."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+
+def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+    """The reduction that a call means: the deprecated arguments take precedence, and what is left out counts as True.
+
+    ============  ======  =============
+    size_average  reduce  reduction
+    ============  ======  =============
+    True          True    ``"mean"``
+    False         True    ``"sum"``
+    either        False   ``"none"``
+    ============  ======  =============
+    """
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is not None and not reduce:
+        meant = "none"
+    elif size_average is not None and not size_average:
+        meant = "sum"
+    else:
+        meant = "mean"
+    warnings.warn(
+        f"size_average and reduce args will be deprecated, please use reduction='{meant}' instead.",
+        stacklevel=3,  # the caller of the loss
+    )
+    return meant
+
+
+def warn_of_sizes(input: Any, target: Any) -> None:
+    """Warn where a target of another size is about to be broadcast: more often a mistake than meant."""
+    sizes = getattr(input, "shape", None), getattr(target, "shape", None)  # what has none is refused later
+    if None not in sizes and sizes[0] != sizes[1]:
+        warnings.warn(
+            f"Using a target size ({sizes[1]}) that is different to the input size ({sizes[0]}). This will likely lead "
+            "to incorrect results due to broadcasting. Please ensure they have the same size.",
+            stacklevel=3,  # the caller of the loss
+        )

@@ -1,0 +1,486 @@
+"""Multilabel soft margin, cosine embedding and triplet margin: against PyTorch, mpmath, and float32 against float64."""
+
+import importlib
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from portaloss.reference.cosine_embedding import EPSILON, cosine_embedding
+from portaloss.reference.multilabel_soft_margin import multilabel_soft_margin, sum_products
+from portaloss.reference.triplet_margin import triplet_margin
+from torch.nn import functional
+
+INF, NAN = math.inf, math.nan
+
+#: Chapter -> PyTorch's function, operands, and which of them have derivatives.
+KINDS = {
+    multilabel_soft_margin: (
+        functional.multilabel_soft_margin_loss,
+        ("input", "target", "weight"),
+        ("input", "target", "weight"),
+    ),
+    cosine_embedding: (functional.cosine_embedding_loss, ("input1", "input2", "target"), ("input1", "input2")),
+    triplet_margin: (
+        functional.triplet_margin_loss,
+        ("anchor", "positive", "negative"),
+        ("anchor", "positive", "negative"),
+    ),
+}
+
+
+def magnitudes(chapter, operands, options):
+    module = importlib.import_module(chapter.__module__)
+    return module.magnitudes(*operands, **options)
+
+
+def evaluate(chapter, operands, options):
+    """Items and all derivatives."""
+    names = KINDS[chapter][1][: len(operands)]
+    wants = [name for name in KINDS[chapter][2] if name in names]
+    with np.errstate(all="ignore"):
+        return chapter(*operands, **options, wants=wants)
+
+
+def sum_to(array, shape):
+    """Sum over the axes that ``shape`` has one of, as a driver does for operands that broadcast."""
+    axes = tuple(i for i, size in enumerate(shape) if size != array.shape[i])
+    return array.sum(axis=axes, keepdims=True)
+
+
+def evaluate_torch(chapter, operands, options):
+    """The same from PyTorch's autograd. Its features are last, ours on axis 1."""
+    function, names, differentiable = KINDS[chapter]
+    tensors = {}
+    for name, array in zip(names, operands, strict=False):
+        tensor = torch.from_numpy(np.moveaxis(array, 1, -1).copy())
+        if name == "target" and chapter is cosine_embedding:
+            tensor = tensor[..., 0]
+        tensors[name] = tensor.requires_grad_(name in differentiable)
+    items = function(**tensors, **options, reduction="none")
+    wanted = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    gradients = torch.autograd.grad(items.sum(), list(wanted.values()), allow_unused=True)
+    derivatives = {
+        # no gradient at all (p = 0) is PyTorch's way to say zero
+        name: np.moveaxis((torch.zeros_like(tensor) if gradient is None else gradient).numpy(), -1, 1)
+        for (name, tensor), gradient in zip(wanted.items(), gradients, strict=True)
+    }
+    return items.detach().numpy()[:, None], derivatives
+
+
+def assert_same(actual, truth, magnitude, bound):
+    """The same pattern of nan and inf, and elsewhere an error within bound times max(|truth|, magnitude)."""
+    assert actual.shape == truth.shape
+    finite = np.isfinite(truth)
+    np.testing.assert_array_equal(actual[~finite], truth[~finite])
+    scale = np.maximum(np.abs(truth), np.nan_to_num(magnitude, nan=0.0, posinf=0.0))
+    error = np.abs(actual - truth)[finite]
+    assert (error <= bound * scale[finite]).all(), f"{(error / scale[finite]).max():.3g} of the magnitude"
+
+
+def compare_with_torch(chapter, operands, options):
+    """In float64, within 1e-12 of the magnitude: a few thousand roundings, and PyTorch's own pow is 100 off at 1e200."""
+    before = [operand.copy() for operand in operands]
+    with np.errstate(all="ignore"):
+        item_size, sizes = magnitudes(chapter, operands, options)
+        items, derivatives = evaluate(chapter, operands, options)
+        expected, gradients = evaluate_torch(chapter, operands, options)
+        assert_same(items, expected, np.broadcast_to(item_size, items.shape), 1e-12)
+        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+        assert derivatives.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            derivative = np.broadcast_to(derivatives[name], shape)
+            size = sum_to(np.broadcast_to(sizes[name], shape), gradient.shape)
+            assert_same(sum_to(derivative, gradient.shape), gradient, size, 1e-12)
+    for operand, copy in zip(operands, before, strict=True):
+        np.testing.assert_array_equal(operand, copy)
+
+
+def random(*shape, seed=0, scale=1.0):
+    return scale * np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+# Against PyTorch: multilabel soft margin
+
+LABELS = {
+    "certain": lambda x: (random(*x.shape, seed=1) > 0).astype(float),
+    "fractional": lambda x: np.random.default_rng(1).random(x.shape),
+    "beyond [0, 1]": lambda x: random(*x.shape, seed=1, scale=2.0),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("shape", [(7, 5), (3, 1), (1, 300), (0, 4), (2, 4, 3), (2, 3, 2, 4)])
+def test_multilabel_soft_margin_is_torchs(shape, labels):
+    x = random(*shape, scale=3.0)
+    compare_with_torch(multilabel_soft_margin, [x, LABELS[labels](x)], {})
+    compare_with_torch(multilabel_soft_margin, [x, LABELS[labels](x), np.abs(random(*shape, seed=2))], {})
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(1, 5), (4, 5)], [(4, 5), (1, 5), (4, 1)], [(4, 1), (4, 5)], [(4, 5), (4, 1), (1, 5)]]
+)
+def test_multilabel_soft_margin_broadcasts(shapes):
+    operands = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    compare_with_torch(multilabel_soft_margin, operands, {})
+
+
+def test_multilabel_soft_margin_extremes():
+    values = [
+        0.0,
+        -0.0,
+        1e-300,
+        1.0,
+        30.0,
+        800.0,
+        1e4,
+        1e300,
+        INF,
+        NAN,
+        -1e-300,
+        -1.0,
+        -30.0,
+        -800.0,
+        -1e4,
+        -1e300,
+        -INF,
+    ]
+    x, t = (grid.reshape(-1, 1) for grid in np.meshgrid(values, [0.0, 1.0, 0.5, NAN, 2.0, -1.0]))
+    for weight in (None, 0.0, 2.0, INF, NAN):
+        compare_with_torch(multilabel_soft_margin, [x, t] if weight is None else [x, t, np.full_like(x, weight)], {})
+
+
+def test_multilabel_soft_margin_without_classes():
+    with np.errstate(invalid="ignore"):
+        items, derivatives = multilabel_soft_margin(np.ones((2, 0)), np.ones((2, 0)), wants=("input", "target"))
+    np.testing.assert_array_equal(
+        items, functional.multilabel_soft_margin_loss(*torch.ones(2, 2, 0), reduction="none")[:, None]
+    )
+    assert derivatives["input"].shape == derivatives["target"].shape == (2, 0)
+
+
+# Against PyTorch: cosine embedding
+
+#: Similar, not similar, and what counts as neither.
+TARGETS = np.array([1.0, -1.0, 0.0, 0.5, -2.0, NAN])[:, None]
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, -0.25])
+@pytest.mark.parametrize("features", [1, 2, 7, 300])
+def test_cosine_embedding_is_torchs(features, margin):
+    for scale in (1.0, 1e-6, 1e5):  # the middle one is where ε matters
+        x, y = random(6, features, scale=scale), random(6, features, seed=1, scale=scale)
+        for shift in range(len(TARGETS)):
+            compare_with_torch(cosine_embedding, [x, y, np.roll(TARGETS, shift)], {"margin": margin})
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(0, 3), (0, 3), (0, 1)], [(4, 3), (1, 3), (4, 1)], [(4, 3), (4, 1), (4, 1)], [(1, 3), (1, 1), (4, 1)]]
+)
+def test_cosine_embedding_broadcasts(shapes):
+    x, y = (random(*shape, seed=i) for i, shape in enumerate(shapes[:2]))
+    t = np.resize([1.0, -1.0], shapes[2])
+    compare_with_torch(cosine_embedding, [x, y, t], {})
+    compare_with_torch(cosine_embedding, [y, x, t], {})
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "margin"),
+    [
+        ([1.0, 0.0], [0.0, 1.0], 0.0),  # cos = margin exactly
+        ([3.0, 4.0], [4.0, 3.0], 0.96),
+        ([0.0, 0.0], [1.0, 2.0], 0.0),
+        ([0.0, 0.0], [0.0, 0.0], -0.25),
+        ([1.0, 2.0], [1.0, 2.0], 1.0),
+        ([1.0, 2.0], [-1.0, -2.0], -1.0),
+        ([1e-200, 0.0], [1e-100, 0.0], 0.0),
+        ([1e100, 0.0], [1e-100, 0.0], 0.0),
+        ([1e200, 0.0], [0.0, 1.0], 0.0),  # x·x overflows, x·y does not
+        ([1e200, 0.0], [1e200, 0.0], 0.0),
+        ([INF, 1.0], [1.0, 1.0], 0.0),
+        ([INF, 1.0], [0.0, 1.0], 0.0),
+        ([NAN, 1.0], [1.0, 1.0], 0.0),
+        ([NAN, INF], [0.0, 0.0], 0.0),
+    ],
+)
+def test_cosine_embedding_at_ties_zeros_and_extremes(x, y, margin):
+    rows = len(TARGETS)
+    x, y = np.tile(x, (rows, 1)), np.tile(y, (rows, 1))
+    compare_with_torch(cosine_embedding, [x, y, TARGETS], {"margin": margin})
+    compare_with_torch(cosine_embedding, [y, x, TARGETS], {"margin": margin})
+
+
+def test_cosine_embedding_where_torchs_product_of_squares_overflows():
+    x = np.array([[3e100, 4e100], [4e100, 3e100]])
+    y, t = x[::-1] * 1e3, np.array([[1.0], [-1.0]])
+    items, derivatives = evaluate(cosine_embedding, [x, y, t], {})
+    np.testing.assert_allclose(items[:, 0], [0.04, 0.96], rtol=1e-13)  # 1 - cos has lost two digits
+    np.testing.assert_allclose(derivatives["input1"][0] * 1e100, np.array([-0.0224, 0.0168]) / 2.5, rtol=1e-13)
+    # PyTorch's cosine is 0 there, as finite as ours
+    expected, gradients = evaluate_torch(cosine_embedding, [x, y, t], {})
+    assert expected.tolist() == [[1.0], [0.0]]
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+
+
+def test_cosine_embedding_along_axis_1():
+    """PyTorch has two dimensions at most; with more, each column is a pair of its own."""
+    x, y, t = random(4, 3, 2), random(4, 3, 2, seed=1), np.resize([1.0, -1.0], (4, 1, 2))
+    items, derivatives = evaluate(cosine_embedding, [x, y, t], {})
+    for i in range(2):
+        column, slopes = evaluate(cosine_embedding, [x[..., i], y[..., i], t[..., i]], {})
+        np.testing.assert_allclose(items[..., i], column, rtol=1e-13)
+        np.testing.assert_allclose(derivatives["input2"][..., i], slopes["input2"], rtol=1e-13)
+
+
+# Against PyTorch: triplet margin
+
+EXPONENTS = [1.0, 2.0, 3.0, 1.5, INF, 0.0, 2.5, 0.5, -1.0, -INF]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_triplet_margin_is_torchs(p, swap):
+    for shape in [(9, 5), (6, 1), (2, 300), (0, 4), (2, 4, 3), (2, 3, 2, 2)]:
+        operands = [random(*shape, seed=i) for i in range(3)]
+        for options in ({}, {"margin": 0.25, "eps": 1e-2}, {"eps": 0.0}):
+            compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, **options})
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, INF])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 5), (4, 5), (4, 5)],
+        [(4, 5), (4, 5), (1, 5)],
+        [(4, 1), (4, 1), (4, 5)],
+        [(4, 1), (1, 5), (1, 1)],
+        [(1, 3), (1, 1), (2, 1)],
+    ],
+)
+def test_triplet_margin_broadcasts(shapes, p, swap):
+    operands = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, "margin": 3.0})
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_triplet_margin_at_ties_and_zeros(p, swap):
+    """Small whole numbers: zero differences, equal maxima, equal distances, and margin + d - d = 0, all of them often."""
+    rng = np.random.default_rng(3)
+    operands = list(rng.integers(0, 3, (3, 400, 2)).astype(float))
+    # other powers of whole numbers are not exact, so that a whole margin would leave ±1e-16 where it should leave 0
+    margin = 1.0 if p in (0.0, 1.0, 2.0, INF, -INF) else 0.5
+    options = {"p": p, "swap": swap, "margin": margin, "eps": 0.0}
+    compare_with_torch(triplet_margin, operands, options)
+
+    a, b, c = operands
+    assert (a == b).all(axis=1).any()
+    if margin == 1.0:
+        near = np.linalg.norm(a - b, p, axis=1)
+        far = np.linalg.norm(a - c, p, axis=1)
+        assert (1 + near == far).any()
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_triplet_margin_extremes(p, swap):
+    values = np.array([0.0, 1.0, -2.0, 1e-200, 1e200, -1e200, 1e160, INF, -INF, NAN])
+    rng = np.random.default_rng(4)
+    operands = [rng.choice(values, (600, 2)) for _ in range(3)]
+    compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, "eps": 0.0})
+
+
+def test_triplet_margin_without_features():
+    operands = [np.ones((2, 0))] * 3
+    for p in (1.0, 2.0, 3.0, 0.0):
+        compare_with_torch(triplet_margin, operands, {"p": p})
+
+
+# Against mpmath at 50 digits
+
+
+def ulps(actual, truth, magnitude=0.0):
+    """The error in units in the last place, of actual's dtype, of max(|truth|, magnitude). Truth may be mpf."""
+    size = max(abs(mpmath.mpf(truth)), mpmath.mpf(float(magnitude)))
+    return float(abs(mpmath.mpf(float(actual)) - truth) / mpmath.mpf(float(np.spacing(actual.dtype.type(float(size))))))
+
+
+@pytest.fixture(autouse=True)
+def _fifty_digits():
+    with mpmath.workdps(50):
+        yield
+
+
+BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def exact(row):
+    return [mpmath.mpf(float(value)) for value in row]
+
+
+@BOTH
+def test_multilabel_soft_margin_of_a_row_that_is_sure_and_right(dtype):
+    """Where σ(x) is within 1e-9 of the label, and -log σ of 0."""
+    x = np.array([[20.5, -30.25, 14.125]], dtype)
+    t = np.array([[1.0, 0.0, 1.0]], dtype)
+    items, derivatives = multilabel_soft_margin(x, t, wants=("input", "target", "weight"))
+    costs = [mpmath.log1p(mpmath.exp(-abs(value))) for value in exact(x[0])]
+    # exp 2.4, log1p 1.9, the sum and the quotient 0.5 each
+    assert ulps(items[0, 0], mpmath.fsum(costs) / 3) <= 5.3
+    for i, value in enumerate(exact(x[0])):
+        sigma = 1 / (1 + mpmath.exp(-value))
+        # exp 2.4, 1 + e, e / (1 + e) and the quotient by C 0.5 each; a half more where the quotient's ulp is smaller
+        assert ulps(derivatives["input"][0, i], (sigma - mpmath.mpf(float(t[0, i]))) / 3) <= 5.8
+        assert ulps(derivatives["target"][0, i], -value / 3) <= 0.5
+        assert ulps(derivatives["weight"][0, i], costs[i] / 3) <= 5.3
+
+
+@BOTH
+@pytest.mark.parametrize("target", [1.0, -1.0])
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.000244140625]),  # 1 - cos is 2e-10
+        ([1.0, 2.0, -1.0], [1.0, 1.0, 3.000000238418579]),  # cos is -3e-8
+        ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]),
+        ([1e-6, 2e-6, -1e-6], [3e-6, 1e-6, 1e-6]),  # squares the size of ε
+    ],
+)
+def test_cosine_embedding_of_parallel_orthogonal_and_tiny_vectors(x, y, target, dtype):
+    x, y, t = np.array([x], dtype), np.array([y], dtype), np.array([[target]], dtype)
+    operands, options = [x, y, t], {"margin": -0.5}
+    items, derivatives = evaluate(cosine_embedding, operands, options)
+    item_size, sizes = magnitudes(cosine_embedding, [operand.astype(float) for operand in operands], options)
+
+    u, v = exact(x[0]), exact(y[0])
+    a, b = mpmath.fdot(u, u) + mpmath.mpf(EPSILON), mpmath.fdot(v, v) + mpmath.mpf(EPSILON)
+    lengths = mpmath.sqrt(a * b)
+    cosine = mpmath.fdot(u, v) / lengths
+    # squares of three terms 1.5 each, their product and root 1 and a half of that: 2.5 for √(ab), which cos shares with
+    # a dot product of 1.5; with its own quotient and the last difference 5, of a magnitude that is at least twice cos
+    assert ulps(items[0, 0], 1 - cosine if target == 1 else cosine + 0.5, item_size[0, 0]) <= 4
+    for i in range(3):
+        for name, own, other, square in (("input1", u, v, a), ("input2", v, u, b)):
+            expected = -target * (other[i] / lengths - cosine * own[i] / square)
+            # 3 for y / √(ab); 6 for cos x / a, which is at most half of the magnitude or shares its signs
+            assert ulps(derivatives[name][0, i], expected, sizes[name][0, i]) <= 6
+
+
+@BOTH
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 1.5, INF])
+def test_triplet_margin_of_close_distances_and_of_equal_vectors(p, swap, dtype):
+    a = np.array([[1.0, 2.0, 3.0], [0.5, 0.25, 1.0]], dtype)
+    b = np.array([[4.0, 6.5, 1.0], [0.5, 0.25, 1.0]], dtype)  # the second row's distance is that of ε alone
+    c = np.array([[1.0 + 2.0**-10, 7.0, 5.5], [1.0, 2.0, 2.5]], dtype)
+    operands, options = [a, b, c], {"p": p, "swap": swap, "margin": 3.0}
+    items, derivatives = evaluate(triplet_margin, operands, options)
+    item_size, sizes = magnitudes(triplet_margin, [operand.astype(float) for operand in operands], options)
+
+    def distance(x, y):
+        u = [first - second + mpmath.mpf(1e-6) for first, second in zip(x, y, strict=True)]
+        if p == INF:
+            length = max(abs(value) for value in u)
+            return length, [mpmath.sign(value) * (abs(value) == length) for value in u]
+        length = mpmath.fsum(abs(value) ** p for value in u) ** (1 / mpmath.mpf(p))
+        return length, [mpmath.sign(value) * (abs(value) / length) ** (p - 1) for value in u]
+
+    for row in range(2):
+        x, y, z = (exact(operand[row]) for operand in operands)
+        near, pull = distance(x, y)
+        far, push = distance(x, z)
+        side, other = distance(y, z)
+        swapped = swap and side < far
+        loss = 3 + near - (side if swapped else far)
+        if row == 1:
+            # ε enters as float32's or float64's 1e-6: for p = ∞ all three differences are equal to it, and to each other
+            pull = [mpmath.mpf(1) / 3] * 3 if p == INF else pull
+        # a length: difference, ε and sum 2.5, root 1.5; twice, within one magnitude
+        assert ulps(items[row, 0], max(loss, 0), item_size[row, 0]) <= 4
+        for i in range(3):
+            expected = {
+                "anchor": pull[i] - (0 if swapped else push[i]),
+                "positive": -pull[i] - (other[i] if swapped else 0),
+                "negative": other[i] if swapped else push[i],
+            }
+            for name, value in expected.items():
+                # u 1, its power's 1 or 2 more, the divisor 2.5, and a rounding each for quotient and difference
+                assert ulps(derivatives[name][row, i], value * (loss >= 0), sizes[name][row, i]) <= 5
+
+
+# float32 against float64
+
+
+def worst_ulps(actual, truth, magnitude):
+    size = np.maximum(np.abs(truth), magnitude).astype(np.float32)
+    return (np.abs(actual.astype(float) - truth) / np.spacing(size).astype(float)).max()
+
+
+def cases_float32(features):
+    rows = 4096 // features
+    rng = np.random.default_rng(features)
+    x, y, z = rng.standard_normal((3, rows, features)).astype(np.float32)
+    labels = (z > 0).astype(np.float32)
+    fractions = rng.random((rows, features), np.float32)
+    signs = np.where(rng.random((rows, 1)) < 0.5, 1, -1).astype(np.float32)
+    yield multilabel_soft_margin, [5 * x, labels], {}
+    yield multilabel_soft_margin, [5 * x, fractions, np.abs(z)], {}
+    yield cosine_embedding, [x, y, signs], {"margin": -0.3}
+    yield cosine_embedding, [x, x + np.float32(1e-2) * y, signs], {"margin": 0.5}
+    for p in (1.0, 2.0, 3.0, 1.5, INF, 0.0):
+        for swap in (False, True):
+            yield triplet_margin, [x, y, z], {"p": p, "swap": swap, "margin": 2.0}
+
+
+@pytest.mark.parametrize("features", [3, 100, 256])
+def test_float32_is_within_4_ulp_of_float64(features):
+    """Relative to the sum of |terms|, which only differs from the truth where terms of both signs meet.
+
+    By the worst errors of NumPy's float32 functions (exp 2.4, log1p 1.9) and of sums of up to 256 terms (2.8); that
+    they all meet is rare. The weight's derivative has a quotient more, by C, whose ulp may be half of its argument's.
+    """
+    for chapter, operands, options in cases_float32(features):
+        items, derivatives = evaluate(chapter, operands, options)
+        exact_operands = [operand.astype(float) for operand in operands]
+        truth, slopes = evaluate(chapter, exact_operands, options)
+        item_size, sizes = magnitudes(chapter, exact_operands, options)
+        assert items.dtype == np.float32
+        assert worst_ulps(items, truth, item_size) <= 4, (chapter, options)
+        for name, slope in slopes.items():
+            assert derivatives[name].dtype == np.float32
+            bound = 5 if name == "weight" else 4
+            assert worst_ulps(derivatives[name], slope, sizes[name]) <= bound, (chapter, options, name)
+
+
+@pytest.mark.parametrize("chapter", KINDS)
+def test_wants_are_what_is_computed(chapter):
+    operands = [random(6, 3, seed=i) for i in range(3)]
+    if chapter is cosine_embedding:
+        operands[2] = TARGETS
+    items, derivatives = evaluate(chapter, operands, {})
+    assert chapter(*operands)[1] == {}
+    for name, derivative in derivatives.items():
+        alone, only = chapter(*operands, wants=(name,))
+        np.testing.assert_array_equal(alone, items)
+        assert only.keys() == {name}
+        np.testing.assert_array_equal(only[name], derivative)
+
+
+@pytest.mark.parametrize("length", [1, 3, 256, 257, 1000, 40_000])
+def test_sums_of_long_rows_stay_accurate(length):
+    """In float32 within 4 ulp of the sum of |terms| whatever the length: blocks of 128, added in pairs."""
+    x, y = (random(3, length, 2, seed=i).astype(np.float32) for i in range(2))
+    exact_x, exact_y = x.astype(float), y.astype(float)
+    for actual, terms in (
+        (sum_products(x, y), exact_x * exact_y),
+        (sum_products(x, x[:1]), exact_x * exact_x[:1]),
+        (sum_products(np.abs(x)), np.abs(exact_x)),
+        (sum_products(x, y[:, :1]), exact_x * exact_y[:, :1]),
+        (sum_products(x.T.copy().T, y), exact_x * exact_y),
+    ):
+        assert actual.shape == (3, 1, 2)
+        assert actual.dtype == np.float32
+        truth, size = terms.sum(axis=1, keepdims=True), np.abs(terms).sum(axis=1, keepdims=True)
+        assert worst_ulps(actual, truth, size) <= 4
