@@ -131,9 +131,10 @@ from typing import NamedTuple
 
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
-#: In a rescaled row of α or β no state is smaller than this. Between two rescalings a state falls by at most 2^-DRIFT,
-#: so that it stays a normal float64 (2^-1022).
-FLOOR_BITS = 700
+#: In a rescaled row of α or β the best state is 2^TOP, and none is less than 2^-FLOOR. Until the next rescaling a state
+#: grows by at most 3^32 and falls by at most 2^-DRIFT: all are normal float64s, from 2^-1022 to 2^1023.
+TOP_BITS = 900
+FLOOR_BITS = 780
 DRIFT_BITS = 230
 
 #: The largest difference in log probability between the labels of a sample at one step, for scaled space: two steps
@@ -253,12 +254,11 @@ class _Batch(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """What a recursion found. γ of labels and of blanks is scaled: times ``factor`` it is the posterior."""
+    """What a recursion found: log Z (N,), and the posterior γ of labels (steps, S, N) and blanks (steps, S + 1, N)."""
 
-    log_z: Array  # (N,)
-    labels: Array | None = None  # (steps, S, N)
-    blanks: Array | None = None  # (steps, S + 1, N)
-    factor: Array | None = None  # (steps, N); None for 1
+    log_z: Array
+    labels: Array | None = None
+    blanks: Array | None = None
 
 
 def _batch(log_probs: Array, targets: Array, input_lengths: Array, target_lengths: Array, blank: int) -> _Batch:
@@ -281,27 +281,26 @@ def _derivative(batch: _Batch, walk: _Walk) -> Array:
     if walk.labels is None or walk.blanks is None or samples == 0:
         return derivative
 
-    # Each distinct (sample, class) is one bin; labels that a sample does not have go to a last bin that is dropped.
-    # Adding up in bins and not over all classes, the cost does not grow with a large vocabulary.
-    bins, bin_of_used = np.unique((np.arange(samples) * classes + labels)[batch.used], return_inverse=True)
-    bin_of = np.full(labels.shape, len(bins))
-    bin_of[batch.used] = bin_of_used.reshape(-1)
-    count = len(bins) + 1
+    # Bins to add up in: all classes of all samples where most occur in the labels, else only those that do, so that
+    # the cost does not grow with a large vocabulary. Labels that a sample does not have go to a bin that is dropped.
+    of_label = np.arange(samples) * classes + labels
+    columns: slice | Array = slice(None)
+    count = samples * classes
+    if classes > 2 * len(labels):
+        columns, inverse = np.unique(of_label, return_inverse=True)
+        of_label, count = inverse.reshape(labels.shape), len(columns)
+    of_label[~batch.used] = count
 
     flat = derivative.reshape(steps, samples * classes)
     block = max(1, BLOCK // max(1, labels.size))
-    index = (np.arange(block)[:, None, None] * count + bin_of).reshape(block, -1)
+    index = (np.arange(block)[:, None, None] * (count + 1) + of_label).reshape(block, -1)
     for start in range(0, len(walk.labels), block):
         part = slice(start, min(start + block, len(walk.labels)))
         length = part.stop - start
-        gamma = walk.labels[part].reshape(length, labels.size)
-        by_class = np.bincount(index[:length].ravel(), gamma.ravel(), length * count).reshape(length, count)[:, :-1]
-        by_blank = walk.blanks[part].sum(axis=1)
-        if walk.factor is not None:
-            by_class = by_class * walk.factor[part][:, bins // classes]
-            by_blank *= walk.factor[part]
-        derivative[part, :, batch.blank] -= by_blank
-        flat[part, bins] -= by_class
+        gamma = walk.labels[part].reshape(-1)
+        by_class = np.bincount(index[:length].reshape(-1), gamma, length * (count + 1)).reshape(length, count + 1)
+        flat[part, columns] -= by_class[:, :-1]
+        derivative[part, :, batch.blank] -= walk.blanks[part].sum(axis=1)
     return derivative
 
 
@@ -411,8 +410,9 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
         labels, blanks = now[1 : label_rows + 1], now[label_rows + 1 :]
         if t == 0:
             now[1:] = 0.0
-            labels[:1] = p[0, :1]
-            blanks[0] = r[0]
+            labels[:1] = np.ldexp(p[0, :1], TOP_BITS)
+            blanks[0] = np.ldexp(r[0], TOP_BITS)
+            exponent_a[0] = -TOP_BITS
         else:
             before = kept[(t - 1) % len(kept)]
             previous = before[:label_rows]
@@ -443,6 +443,7 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
     beta = np.zeros((rows - 1, samples))
     labels, blanks = beta[:label_rows], beta[label_rows:]
     ahead = np.empty((label_rows, samples))
+    weighted = np.empty(beta.shape if wanted else 0)
     exponent_b = np.zeros((steps, samples), np.int64)
     for t in range(steps - 1, -1, -1):
         if t + 1 < steps:
@@ -460,27 +461,29 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
         if ending.size:
             length = batch.target_lengths[ending]
             beta[:, ending] = 0.0
-            beta[np.maximum(length - 1, 0), ending] = length > 0
-            beta[label_rows + length, ending] = 1.0
-            exponent_b[t, ending] = 0
+            beta[np.maximum(length - 1, 0), ending] = (length > 0) * 2.0**TOP_BITS
+            beta[label_rows + length, ending] = 2.0**TOP_BITS
+            exponent_b[t, ending] = -TOP_BITS
         if wanted:
-            kept[t, 1:] *= beta
+            # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
+            gap = exponent_a[t] + exponent_b[t] - exponent
+            half = gap // 2
+            kept[t, 1:] *= np.ldexp(1.0 / mantissa, half)
+            np.multiply(beta, np.ldexp(1.0, gap - half), out=weighted)
+            kept[t, 1:] *= weighted
 
-    # The effect of the floor: at a rescaling both rows are at most 1, so that their product sums to less than ``rows``.
-    gap = exponent_a + exponent_b - exponent
+    # The effect of the floor, relative to Z: 2^-FLOOR in one of α and β meets at most 2^TOP in each state of the other.
+    gap = exponent_a + exponent_b - exponent + TOP_BITS - FLOOR_BITS
     smallest = np.where(within, worst, 0.0).min(axis=0) / np.log(2.0)
-    allowed = FLOOR_BITS - MARGIN_BITS - np.log2(2.0 * rows * steps) + smallest
     rescaled = within & (np.arange(steps) % every == 0)[:, None]
-    safe &= ~possible | (np.where(rescaled, gap, -np.inf).max(axis=0) <= allowed)
-    if not wanted:
-        return _Walk(log_z), safe
-    factor = np.ldexp(1.0 / mantissa, gap)
-    return _Walk(log_z, kept[:, 1 : label_rows + 1], kept[:, label_rows + 1 :], factor), safe
+    effect = np.where(rescaled, gap, -np.inf).max(axis=0) + np.log2(2.0 * rows * steps)
+    safe &= ~possible | (effect <= smallest - MARGIN_BITS)
+    return _Walk(log_z, kept[:, 1 : label_rows + 1], kept[:, label_rows + 1 :]) if wanted else _Walk(log_z), safe
 
 
 def _rescale(rows: Array) -> Array:
-    """Bring the largest of each sample's states into [1/2, 1), in place; returns the exponents taken out."""
-    exponent: Array = np.frexp(rows.max(axis=0))[1]
+    """Bring the largest of each sample's states to 2^TOP or just below, in place; returns the exponents taken out."""
+    exponent: Array = np.frexp(rows.max(axis=0))[1] - TOP_BITS
     rows *= np.ldexp(1.0, -exponent)
     np.maximum(rows, 2.0**-FLOOR_BITS, out=rows)
     return exponent

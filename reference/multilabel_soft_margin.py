@@ -135,8 +135,8 @@ _CHAIN = 32  # additions one after another
 
 def sum_products(*factors: Array) -> Array:
     """Σ over axis 1 of the product of one or two arrays that broadcast together, (N, 1, ...)."""
-    length = max([f.shape[1] for f in factors])
-    block = 4 * _CHAIN if all([f.strides[1] == f.itemsize for f in factors]) else _CHAIN
+    length = max(f.shape[1] for f in factors)
+    block = 4 * _CHAIN if all(f.strides[1] == f.itemsize for f in factors) else _CHAIN
     if length <= block:
         sums: Array = np.einsum("nc...->n..." if len(factors) == 1 else "nc...,nc...->n...", *factors)
         return sums[:, None]

@@ -202,7 +202,7 @@ def _root(total: Array, p: float) -> Array:
         correction = total / root**p
     correction -= 1
     np.copyto(correction, 0, where=~(np.abs(correction) < 1e-3))  # 0/0, inf/inf, and subnormal totals
-    root += root * (correction / p)
+    root *= 1 + correction / p
     return root
 
 

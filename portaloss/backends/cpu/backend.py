@@ -180,8 +180,7 @@ class _Call:
 
     def reduce(self, total: float | Array, by: float | Array) -> np.float64:
         """The loss, from the sum of the items or, for divisors of one an item, the items."""
-        quotient = np.float64(total) / by if isinstance(by, float) else (total / by).sum()
-        return np.float64(quotient)
+        return np.float64(np.sum(total / np.asarray(by)))
 
     def depends_on_total(self, name: str) -> bool:
         """Whether the gradient of an operand needs the loss itself, because the operand is in the divisor too."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import fsum, isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,7 @@ class Pass:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         arrays = self._arrays()
         shape = broadcast(self.operands.values())
-        size = prod(shape)
-        if size == 0:
-            for gradient in self.gradients.values():
-                gradient.fill(0)
-            return 0.0
-        if size <= TILE:
+        if prod(shape) <= TILE:
             with np.errstate(all="ignore"):
                 total, partials = self._tile(arrays, shape, self._summed(arrays, shape))
             for name, partial in partials.items():
@@ -66,7 +61,7 @@ class Pass:
         shape, arrays = merge_axes(shape, arrays, self.axis)
         tiles = Tiles(shape, self.axis)
         summed = self._summed(arrays, shape)
-        sums = OrderedSum({name: np.zeros(arrays["gradient", name].shape) for name in summed})
+        sums = OrderedSum({name: arrays["gradient", name].shape for name in summed})
         cuts = [(key, array, array.shape == shape) for key, array in arrays.items()]
 
         def visit(index: int) -> None:
@@ -76,9 +71,9 @@ class Pass:
             sums.add(index, slices, total, partials)
 
         parallel(visit, len(tiles))
-        for name, accumulated in sums.accumulators.items():
+        for name, accumulated in sums.sums().items():
             narrow_into(accumulated, arrays["gradient", name])
-        return sums.total
+        return sums.total()
 
     def _summed(self, arrays: Arrays, shape: Shape) -> frozenset[str]:
         """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
@@ -134,10 +129,26 @@ def broadcast(arrays: Iterable[Array]) -> Shape:
 
 
 def sum_to(array: Array, shape: Shape) -> Array:
-    """Sum in float64 over the axes that ``shape`` has one of, keeping them."""
-    axes = tuple(axis for axis, size in enumerate(shape) if size != array.shape[axis])
-    result: Array = np.add.reduce(array, axis=axes, dtype=np.float64, keepdims=True)
-    return result
+    """Sum in float64 over the axes that ``shape`` has one of, keeping them.
+
+    NumPy adds in pairs along contiguous memory only. Folding in halves does so along any axis: the error grows with
+    the logarithm of the length.
+    """
+    for axis, size in enumerate(shape):
+        if size == array.shape[axis]:
+            continue
+        if array.strides[axis] == array.itemsize or array.shape[axis] < 2:
+            array = np.add.reduce(array, axis=axis, dtype=np.float64, keepdims=True)
+            continue
+        array = np.moveaxis(array, axis, 0)
+        while array.shape[0] > 1:
+            half = array.shape[0] // 2
+            pairs = np.add(array[:half], array[half : 2 * half], dtype=np.float64)
+            if array.shape[0] % 2:
+                pairs[0] += array[-1]
+            array = pairs
+        array = np.moveaxis(array, 0, axis)
+    return array
 
 
 def merge_axes(
@@ -225,12 +236,14 @@ class OrderedSum:
     """Sums of what tiles contribute, added in tile order whatever order the tiles finish in.
 
     A tile that is early waits here for its turn. Tiles are handed out in order, so that at most one for each thread
-    is waiting.
+    is waiting. What each addition rounds off is kept and added in the end (Kahan's sum as Neumaier has it), so that the
+    error does not grow with the number of tiles.
     """
 
-    def __init__(self, accumulators: dict[str, Array]) -> None:
-        self.total = 0.0
-        self.accumulators = accumulators
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._sums = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self._lost = {name: np.zeros(shape) for name, shape in shapes.items()}
+        self._totals: list[float] = []
         self._lock = threading.Lock()
         self._next = 0
         self._waiting: dict[int, tuple[Slices, float, dict[str, Array]]] = {}
@@ -242,7 +255,24 @@ class OrderedSum:
             while self._next in self._waiting:
                 slices, total, partials = self._waiting.pop(self._next)
                 self._next += 1
-                self.total += total
+                self._totals.append(total)
                 for name, partial in partials.items():
-                    accumulator = self.accumulators[name]
-                    accumulator[cut(slices, accumulator.shape)] += partial
+                    region = cut(slices, self._sums[name].shape)
+                    before = self._sums[name][region].copy()
+                    after = before + partial
+                    added = after - before
+                    self._lost[name][region] += (before - (after - added)) + (partial - added)
+                    self._sums[name][region] = after
+
+    def total(self) -> float:
+        """The sum of all tiles' sums, rounded once."""
+        if all(map(isfinite, self._totals)):
+            return fsum(self._totals)
+        return sum(self._totals)
+
+    def sums(self) -> dict[str, Array]:
+        """The sums over broadcast axes."""
+        return {
+            name: np.where(np.isfinite(self._lost[name]), array + self._lost[name], array)
+            for name, array in self._sums.items()
+        }

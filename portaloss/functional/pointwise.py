@@ -1,0 +1,395 @@
+"""Pointwise losses of probabilities, likelihoods and margins; those of an error are in ``regression``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from portaloss import arrays, checks, dispatch
+from portaloss.functional._arrays import ArrayT
+from portaloss.functional._legacy import reduction_of
+from portaloss.kinds import LossKind
+
+
+def binary_cross_entropy(
+    input: ArrayT,
+    target: ArrayT,
+    weight: ArrayT | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> ArrayT:
+    """Binary cross-entropy of probabilities. From logits, ``binary_cross_entropy_with_logits`` is more accurate.
+
+    Formula::
+
+        item = -w (t log x + (1 - t) log(1 - x))
+
+    with x the input, t the target and w the weight, 1 where none is given. Each log is at least -100, so that
+    0 · log 0 = 0 and a wrong certainty costs 100. The derivative by x is w (x - t) / max(x (1 - x), 1e-12).
+
+    Args:
+        input: x, probabilities from 0 to 1, of any shape and a floating dtype.
+        target: t, from 0 to 1, of the shape and dtype of input.
+        weight: w ≥ 0, of input's dtype, broadcast to the shape of input.
+        size_average: deprecated, use reduction.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+
+    Returns:
+        The loss, in the dtype of input: items of its shape, or one number. The gradient flows to input and target, not
+        to weight.
+
+    Raises:
+        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is none of the three, or target has not the shape of input.
+        RuntimeError: input or target is outside of [0, 1], the dtypes differ, weight does not broadcast, or it requires
+            a gradient.
+        NotImplementedError: input is not of a floating dtype.
+
+    Source: I. J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14 (1952);
+    ``torch.nn.functional.binary_cross_entropy``.
+
+    >>> import numpy as np
+    >>> items = binary_cross_entropy(np.array([0.5, 0.25]), np.array([1.0, 0.0]), reduction="none")
+    >>> np.exp(-items).round(6).tolist()  # exp(-item) is the probability given to what happened
+    [0.5, 0.75]
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    loss: ArrayT = dispatch.loss(LossKind.BCE, reduction, {"input": input, "target": target, "weight": weight})
+    return loss
+
+
+def binary_cross_entropy_with_logits(
+    input: ArrayT,
+    target: ArrayT,
+    weight: ArrayT | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: ArrayT | None = None,
+) -> ArrayT:
+    """Binary cross-entropy of logits: of probabilities σ(x) = 1 / (1 + exp(-x)), without forming them.
+
+    Formula::
+
+        item = -w (p t log σ(x) + (1 - t) log(1 - σ(x)))
+
+    with x the input, t the target, w the weight and p the weight of positives; w and p are 1 where none is given.
+
+    Args:
+        input: x, logits, of any shape and a floating dtype.
+        target: t, from 0 to 1, of the shape of input.
+        weight: w ≥ 0, broadcast to the shape of input.
+        size_average: deprecated, use reduction.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+        pos_weight: p > 0, broadcast to the shape of input: usually one value a class, along the last axis. Above 1 it
+            raises recall, below 1 precision.
+
+    Returns:
+        The loss, in the dtype that the operands promote to: items of the shape of input, or one number. The gradient
+        flows to input and target, not to weight and pos_weight.
+
+    Raises:
+        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is none of the three, or target has not the shape of input.
+        RuntimeError: weight or pos_weight does not broadcast, or requires a gradient.
+        NotImplementedError: an operand is not of a floating dtype.
+
+    Source: D. R. Cox, "The Regression Analysis of Binary Sequences", Journal of the Royal Statistical Society B 20
+    (1958); ``torch.nn.functional.binary_cross_entropy_with_logits``.
+
+    >>> import numpy as np
+    >>> logits, target = np.log([1.0, 3.0]), np.array([1.0, 0.0])  # σ: 1/2 and 3/4
+    >>> np.exp(-binary_cross_entropy_with_logits(logits, target, reduction="none")).round(6).tolist()
+    [0.5, 0.25]
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    operands = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
+    loss: ArrayT = dispatch.loss(LossKind.BCE_WITH_LOGITS, reduction, operands)
+    return loss
+
+
+def kl_div(
+    input: ArrayT,
+    target: ArrayT,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> ArrayT:
+    """Kullback-Leibler divergence of a model's log-probabilities from a target distribution, term by term.
+
+    Formula::
+
+        item = t (log t - x)          with log_target False; 0 where t = 0
+               exp(t) (t - x)         with log_target True
+
+    with x the input and t the target. The divergence of a distribution is the sum of its items.
+
+    Args:
+        input: x, log-probabilities, of any shape and a floating dtype.
+        target: t, probabilities, or log-probabilities with log_target; broadcast with input.
+        size_average: deprecated, use reduction.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"batchmean"``, which divides their sum by the length of input's first
+            axis, ``"mean"``, which divides by the number of items (and warns, since it is not the divergence), or
+            ``"sum"``.
+        log_target: whether target holds log-probabilities.
+
+    Returns:
+        The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
+        flows to input and target.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or log_target is no bool.
+        ValueError: reduction is none of the four, or ``"batchmean"`` comes with size_average or reduce.
+        RuntimeError: the shapes do not broadcast, or an operand is not of a floating dtype.
+
+    Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical Statistics 22
+    (1951); ``torch.nn.functional.kl_div``.
+
+    >>> import numpy as np
+    >>> divergence = kl_div(np.log([[0.25, 0.75]]), np.array([[1.0, 0.0]]), reduction="batchmean")
+    >>> float(np.exp(-divergence).round(6))  # 1·(log 1 - log 0.25) + 0
+    0.25
+    """
+    batchmean = reduction == "batchmean"
+    if size_average is not None or reduce is not None:
+        if batchmean:
+            raise ValueError("reduction='batchmean' cannot be combined with size_average or reduce")
+        reduction = reduction_of(reduction, size_average, reduce)
+    elif reduction == "mean":
+        warnings.warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size."
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
+            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+            stacklevel=2,
+        )
+    loss: ArrayT = dispatch.loss(
+        LossKind.KL_DIV,
+        "mean" if batchmean else reduction,
+        {"input": input, "target": target},
+        log_target=log_target,
+        batchmean=batchmean,
+    )
+    return loss
+
+
+def poisson_nll_loss(
+    input: ArrayT,
+    target: ArrayT,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> ArrayT:
+    """Negative log-likelihood of counts under a Poisson distribution.
+
+    Formula::
+
+        item = exp(x) - t x             with log_input True: x is the log of the rate
+               x - t log(x + ε)         with log_input False: x is the rate
+
+    with x the input, t the target and ε ``eps``. ``full`` adds Stirling's approximation of log t!, which does not
+    depend on x: t log t - t + log(2πt) / 2 where t > 1, else 0.
+
+    Args:
+        input: x, of any shape and a floating dtype; not negative with log_input False.
+        target: t, counts; broadcast with input.
+        log_input: whether input is the log of the rate.
+        full: whether to add the term of Stirling's approximation.
+        size_average: deprecated, use reduction.
+        eps: ε, keeps log(0) away with log_input False.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+
+    Returns:
+        The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
+        flows to input and target.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
+        ValueError: reduction is none of the three.
+        RuntimeError: the shapes do not broadcast.
+        NotImplementedError: no operand is of a floating dtype.
+
+    Source: J. A. Nelder and R. W. M. Wedderburn, "Generalized Linear Models", Journal of the Royal Statistical Society
+    A 135 (1972); ``torch.nn.functional.poisson_nll_loss``.
+
+    >>> import numpy as np
+    >>> poisson_nll_loss(np.array([0.0, 0.0]), np.array([1.0, 5.0]), reduction="none").tolist()  # exp(0) - 0
+    [1.0, 1.0]
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    operands = {"input": input, "target": target}
+    loss: ArrayT = dispatch.loss(
+        LossKind.POISSON_NLL, reduction, operands, log_input=log_input, full=full, eps=eps
+    )
+    return loss
+
+
+def gaussian_nll_loss(
+    input: ArrayT,
+    target: ArrayT,
+    var: ArrayT | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> ArrayT:
+    """Negative log-likelihood under a normal distribution whose variance is predicted too.
+
+    Formula, with v = max(var, ε)::
+
+        item = (log v + (x - t)² / v) / 2
+
+    with x the input, t the target and ε ``eps``. ``full`` adds the constant log(2π) / 2.
+
+    Args:
+        input: x, the predicted mean, of any shape and a floating dtype.
+        target: t, broadcast with input.
+        var: the predicted variance, not negative: a number; or of the shape of input, of that without its last axis
+            (one variance for each row), or of that with 1 in place of one axis.
+        full: whether to add the constant.
+        eps: ε, the least variance. The gradient passes through max as if it were not there.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+
+    Returns:
+        The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
+        flows to input, target and var.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
+        ValueError: var is negative somewhere or of another shape, or reduction is none of the three.
+        RuntimeError: the shapes do not broadcast.
+        NotImplementedError: no operand is of a floating dtype.
+
+    Source: David A. Nix and Andreas S. Weigend, "Estimating the Mean and Variance of the Target Probability
+    Distribution", ICNN 1994; ``torch.nn.functional.gaussian_nll_loss``.
+
+    >>> import numpy as np
+    >>> gaussian_nll_loss(np.array([3.0, 0.0]), np.array([1.0, 0.0]), 1.0, reduction="none").tolist()  # (0 + 2²)/2
+    [2.0, 0.0]
+    """
+    if isinstance(var, float):
+        if var < 0:
+            raise ValueError(f"var has negative entry/entries: it is {var}")
+        var = _everywhere(var, input)
+    operands = {"input": input, "target": target, "var": var}
+    loss: ArrayT = dispatch.loss(LossKind.GAUSSIAN_NLL, reduction, operands, full=full, eps=eps)
+    return loss
+
+
+def _everywhere(value: float, input: Any) -> Any:
+    """One value at each element of input, in input's dtype (float32 for integers, as in PyTorch), without its memory."""
+    if arrays.is_tensor(input):
+        return (input.new_ones(()) * float(value)).expand(input.shape)
+    if not isinstance(input, (np.ndarray, np.generic)):
+        return value  # it is input that is refused
+    with np.errstate(over="ignore"):
+        number = np.asarray(value).astype(input.dtype if checks.is_floating(input) else np.float32)
+    return np.broadcast_to(number, input.shape)
+
+
+def hinge_embedding_loss(
+    input: ArrayT,
+    target: ArrayT,
+    margin: float = 1.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> ArrayT:
+    """Hinge embedding: distances of similar pairs are to be small, those of dissimilar ones at least the margin.
+
+    Formula::
+
+        item = x                      where t = 1
+               max(0, margin - x)     where t = -1
+
+    with x the input and t the target. At x = margin the gradient is 0 where t = -1. A target that is neither 1 nor -1
+    counts as both: the two lines are added.
+
+    Args:
+        input: x, distances, of any shape and a floating dtype.
+        target: t, 1 or -1, of any dtype; broadcast with input.
+        margin: the distance at which a dissimilar pair costs nothing.
+        size_average: deprecated, use reduction.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+
+    Returns:
+        The loss, in the dtype of input: items of the broadcast shape, or one number. The gradient flows to input.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
+        ValueError: reduction is none of the three.
+        RuntimeError: the shapes do not broadcast.
+        NotImplementedError: no operand is of a floating dtype.
+
+    Source: Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality Reduction by Learning an Invariant Mapping",
+    CVPR 2006, with squares; ``torch.nn.functional.hinge_embedding_loss``.
+
+    >>> import numpy as np
+    >>> hinge_embedding_loss(np.array([0.25, 0.25]), np.array([1, -1]), reduction="none").tolist()  # 0.25, 1 - 0.25
+    [0.25, 0.75]
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    operands = {"input": input, "target": target}
+    loss: ArrayT = dispatch.loss(LossKind.HINGE_EMBEDDING, reduction, operands, margin=margin)
+    return loss
+
+
+def margin_ranking_loss(
+    input1: ArrayT,
+    input2: ArrayT,
+    target: ArrayT,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> ArrayT:
+    """Margin ranking: of two scores, the one that ranks higher is to lead by at least the margin.
+
+    Formula::
+
+        item = max(0, -t (x₁ - x₂) + margin)
+
+    with x₁ and x₂ the inputs and t the target: 1 where x₁ ranks higher, -1 where x₂ does. PyTorch's subgradient at the
+    kink is kept: the line's own.
+
+    Args:
+        input1: x₁, scores, of any shape and a floating dtype.
+        input2: x₂, with as many axes as input1; broadcast with it.
+        target: t, 1 or -1, of any dtype, with as many axes as input1; broadcast with it.
+        margin: the lead at which a pair costs nothing.
+        size_average: deprecated, use reduction.
+        reduce: deprecated, use reduction.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
+
+    Returns:
+        The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
+        flows to input1, input2 and, where it is of a floating dtype, target.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
+        ValueError: reduction is none of the three.
+        RuntimeError: the operands have not all as many axes, or do not broadcast.
+        NotImplementedError: no operand is of a floating dtype.
+
+    Source: Ralf Herbrich, Thore Graepel and Klaus Obermayer, "Large Margin Rank Boundaries for Ordinal Regression",
+    Advances in Large Margin Classifiers (MIT Press, 2000); ``torch.nn.functional.margin_ranking_loss``.
+
+    >>> import numpy as np
+    >>> scores, others = np.array([3.0, 1.0]), np.array([2.0, 2.0])
+    >>> margin_ranking_loss(scores, others, np.array([1, 1]), margin=0.5, reduction="none").tolist()  # -1 + ½, 1 + ½
+    [0.0, 1.5]
+    """
+    reduction = reduction_of(reduction, size_average, reduce)
+    operands = {"input1": input1, "input2": input2, "target": target}
+    loss: ArrayT = dispatch.loss(LossKind.MARGIN_RANKING, reduction, operands, margin=margin)
+    return loss

@@ -1,0 +1,455 @@
+"""Wrong backends: each is the ``cpu`` backend with one deliberate mistake in its math or in its driver."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from portaloss.backends.cpu import backend, tiles
+from portaloss.backends.cpu.chapters import CHAPTERS
+from portaloss.kinds import LossKind as K
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake, and a kind and dtype whose rows must show it."""
+
+    name: str
+    kind: K
+    apply: Callable  # of pytest's monkeypatch
+    dtype: str = "float32"
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(name, kind, dtype="float32"):
+    """Register a function of monkeypatch as a mutant."""
+
+    def register(apply):
+        MUTANTS.append(Mutant(name, kind, apply, dtype))
+        return apply
+
+    return register
+
+
+def chapter(kind):
+    """The right function of a kind."""
+    return getattr(importlib.import_module(f"portaloss.reference.{kind.name.lower()}"), kind.name.lower())
+
+
+def math_mutant(name, kind, dtype="float32"):
+    """Register a function (right, *operands, **options) -> (items, derivatives) as a mutant of a chapter.
+
+    The tile driver calls a chapter with operands by name, CTC's with positions.
+    """
+
+    def register(wrong):
+        right = chapter_or_none(kind)
+
+        def function(*args, **kwargs):
+            return wrong(right or chapter(kind), *args, **kwargs)
+
+        MUTANTS.append(Mutant(name, kind, lambda patch: patch.setitem(CHAPTERS, kind, function), dtype))
+        return wrong
+
+    return register
+
+
+def chapter_or_none(kind):
+    """The right function, where its chapter can be imported at collection."""
+    try:
+        return chapter(kind)
+    except ImportError:
+        return None
+
+
+# Wrong math
+
+
+@math_mutant("gradient of the target has the input's sign", K.MSE)
+def _(right, wants, **operands):
+    items, derivatives = right(wants=wants, **operands)
+    if "target" in derivatives:
+        derivatives["target"] = -derivatives["target"]
+    return items, derivatives
+
+
+@math_mutant("half of the square", K.MSE)
+def _(right, wants, **operands):
+    items, derivatives = right(wants=wants, **operands)
+    return 0.5 * items, derivatives
+
+
+@math_mutant("weight dropped", K.MSE)
+def _(right, wants, weight=None, **operands):
+    items, derivatives = right(wants=wants, weight=weight, **operands)
+    return right(**operands)[0], derivatives
+
+
+@math_mutant("derivative 1 where input equals target", K.L1)
+def _(right, input, target, wants, **operands):
+    items, derivatives = right(input=input, target=target, wants=wants, **operands)
+    if "input" in derivatives:
+        derivatives["input"] = np.where(input == target, input.dtype.type(1), derivatives["input"])
+    return items, derivatives
+
+
+@math_mutant("beta is always 1", K.SMOOTH_L1)
+def _(right, beta, **rest):
+    return right(beta=1.0, **rest)
+
+
+@math_mutant("slope delta squared outside", K.HUBER)
+def _(right, delta, wants, **operands):
+    items, derivatives = right(delta=delta, wants=wants, **operands)
+    return items, {name: value * delta for name, value in derivatives.items()}
+
+
+@math_mutant("margin ignored", K.HINGE_EMBEDDING)
+def _(right, margin, **rest):
+    return right(margin=1.0, **rest)
+
+
+@math_mutant("no gradient at the hinge", K.MARGIN_RANKING)
+def _(right, wants, **rest):
+    items, derivatives = right(wants=wants, **rest)
+    return items, {name: np.where(items == 0, items * 0, value) for name, value in derivatives.items()}
+
+
+@math_mutant("margin has the wrong sign", K.MARGIN_RANKING)
+def _(right, margin, **rest):
+    return right(margin=-margin, **rest)
+
+
+@math_mutant("logarithms not clamped at -100", K.BCE)
+def _(right, input, target, weight=None, **rest):
+    _, derivatives = right(input=input, target=target, weight=weight, **rest)
+    one = input.dtype.type(1)
+    items = -(target * np.log(input) + (one - target) * np.log1p(-input))
+    return (items if weight is None else items * weight), derivatives
+
+
+@math_mutant("pos_weight multiplies both terms", K.BCE_WITH_LOGITS)
+def _(right, pos_weight=None, **rest):
+    items, derivatives = right(**rest)
+    if pos_weight is None:
+        return items, derivatives
+    return items * pos_weight, {name: value * pos_weight for name, value in derivatives.items()}
+
+
+@math_mutant("log(1 + exp(x)) overflows", K.BCE_WITH_LOGITS)
+def _(right, input, target, weight=None, pos_weight=None, **rest):
+    items, derivatives = right(input=input, target=target, weight=weight, pos_weight=pos_weight, **rest)
+    if weight is None and pos_weight is None:
+        items = np.log1p(np.exp(input)) - input * target
+    return items + 0 * np.exp(np.abs(input)), derivatives
+
+
+@math_mutant("log_target swapped", K.KL_DIV)
+def _(right, log_target, **rest):
+    return right(log_target=not log_target, **rest)
+
+
+@math_mutant("0 log 0 is nan", K.KL_DIV)
+def _(right, input, target, log_target, **rest):
+    items, derivatives = right(input=input, target=target, log_target=log_target, **rest)
+    return (items if log_target else target * (np.log(target) - input)), derivatives
+
+
+@math_mutant("Stirling's term dropped", K.POISSON_NLL)
+def _(right, full, **rest):
+    return right(full=False, **rest)
+
+
+@math_mutant("log_input ignored", K.POISSON_NLL)
+def _(right, log_input, **rest):
+    return right(log_input=True, **rest)
+
+
+@math_mutant("variance not clamped", K.GAUSSIAN_NLL)
+def _(right, eps, **rest):
+    return right(eps=0.0, **rest)
+
+
+@math_mutant("no gradient to the variance", K.GAUSSIAN_NLL)
+def _(right, wants, **rest):
+    items, derivatives = right(wants=wants, **rest)
+    return items, {name: value * 0 if name == "var" else value for name, value in derivatives.items()}
+
+
+@math_mutant("ignore_index dropped", K.NLL)
+def _(right, input, target, ignore_index, **rest):
+    return right(input=input, target=np.where(target == ignore_index, 0, target), ignore_index=-1000, **rest)
+
+
+@math_mutant("class weight dropped", K.NLL)
+def _(right, weight=None, **rest):
+    return right(**rest)
+
+
+@math_mutant("smoothing spread over the other C - 1 classes", K.CROSS_ENTROPY)
+def _(right, label_smoothing, input, **rest):
+    classes = input.shape[1]
+    return right(label_smoothing=min(1.0, label_smoothing * classes / max(classes - 1, 1)), input=input, **rest)
+
+
+@math_mutant("soft targets taken to sum to 1", K.CROSS_ENTROPY)
+def _(right, input, target, wants, **rest):
+    items, derivatives = right(input=input, target=target, wants=wants, **rest)
+    if "input" in derivatives and target.dtype.kind == "f":
+        p = np.exp(input - input.max(axis=1, keepdims=True))
+        derivatives["input"] = p / p.sum(axis=1, keepdims=True) - target
+    return items, derivatives
+
+
+@math_mutant("softmax without subtracting the maximum", K.CROSS_ENTROPY)
+def _(right, input, **rest):
+    items, derivatives = right(input=input, **rest)
+    return items + 0 * np.log(np.exp(input).sum(axis=1, keepdims=True)), derivatives
+
+
+@math_mutant("ignored rows keep their gradient", K.CROSS_ENTROPY)
+def _(right, input, target, ignore_index, wants, **rest):
+    items, derivatives = right(input=input, target=target, ignore_index=ignore_index, wants=wants, **rest)
+    if "input" in derivatives and target.dtype.kind != "f":
+        kept = np.where(target == ignore_index, 0, target)
+        derivatives = right(input=input, target=kept, ignore_index=-1000, wants=wants, **rest)[1]
+    return items, derivatives
+
+
+@math_mutant("factor 1 / C missing", K.MULTI_MARGIN)
+def _(right, input, **rest):
+    items, derivatives = right(input=input, **rest)
+    return items * input.shape[1], {name: value * input.shape[1] for name, value in derivatives.items()}
+
+
+@math_mutant("p is always 1", K.MULTI_MARGIN)
+def _(right, p, **rest):
+    return right(p=1, **rest)
+
+
+@math_mutant("labels after the first -1 are read", K.MULTILABEL_MARGIN)
+def _(right, target, **rest):
+    return right(target=-np.sort(-target, axis=1), **rest)
+
+
+@math_mutant("summed over classes, not averaged", K.MULTILABEL_SOFT_MARGIN)
+def _(right, input, **rest):
+    items, derivatives = right(input=input, **rest)
+    return items * input.shape[1], derivatives
+
+
+@math_mutant("swap ignored", K.TRIPLET_MARGIN)
+def _(right, swap, **rest):
+    return right(swap=False, **rest)
+
+
+@math_mutant("p is always 2", K.TRIPLET_MARGIN)
+def _(right, p, **rest):
+    return right(p=2.0, **rest)
+
+
+@math_mutant("eps ignored", K.TRIPLET_MARGIN)
+def _(right, eps, **rest):
+    return right(eps=0.0, **rest)
+
+
+@math_mutant("margin ignored", K.COSINE_EMBEDDING)
+def _(right, margin, **rest):
+    return right(margin=0.0, **rest)
+
+
+@math_mutant("blank is always class 0", K.CTC)
+def _(right, *operands, blank, **rest):
+    return right(*operands, blank=0, **rest)
+
+
+@math_mutant("zero_infinity ignored", K.CTC)
+def _(right, *operands, zero_infinity, **rest):
+    return right(*operands, zero_infinity=False, **rest)
+
+
+@math_mutant("steps beyond the length are read", K.CTC)
+def _(right, log_probs, targets, input_lengths, target_lengths, **rest):
+    return right(log_probs, targets, np.full_like(input_lengths, len(log_probs)), target_lengths, **rest)
+
+
+@math_mutant("gradient rounded before it is multiplied by upstream", K.HUBER, "float16")
+def _(right, wants, **rest):
+    items, derivatives = right(wants=wants, **rest)
+    return items, {name: value.astype(np.float16).astype(np.float32) for name, value in derivatives.items()}
+
+
+@math_mutant("an operand is overwritten", K.HUBER)
+def _(right, input, **rest):
+    terms = right(input=input.copy(), **rest)
+    input[...] = 0
+    return terms
+
+
+# Wrong driver
+
+
+@mutant("mean divided by the count, not by the class weights", K.NLL)
+def _(patch):
+    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+
+
+@mutant("mean divided by the count, not by the sum of the weights", K.L1)
+def _(patch):
+    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+
+
+@mutant("batchmean ignored", K.KL_DIV)
+def _(patch):
+    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+
+
+@mutant("target lengths are not in the mean", K.CTC)
+def _(patch):
+    patch.setattr(
+        backend,
+        "divisor",
+        lambda loss, options, arranged: np.full(*[len(arranged.operands["target_lengths"])] * 2) * 1.0,
+    )
+
+
+@mutant("all ignored: mean is 0, not nan", K.CROSS_ENTROPY)
+def _(patch):
+    right = backend.divisor
+    patch.setattr(backend, "divisor", lambda *args: right(*args) or 1.0)
+
+
+@mutant("all ignored: gradient is nan, not 0", K.CROSS_ENTROPY)
+def _(patch):
+    patch.setattr(backend, "counts", lambda *args: None)
+
+
+@mutant("the weight in the divisor has no derivative", K.MSE)
+def _(patch):
+    patch.setattr(backend._Call, "depends_on_total", lambda self, name: False)
+
+
+@mutant("last tile dropped", K.HUBER)
+def _(patch):
+    right = tiles.Tiles.__len__
+    patch.setattr(tiles.Tiles, "__len__", lambda self: max(1, right(self) - 1))
+
+
+@mutant("tail of the last tile dropped", K.SMOOTH_L1)
+def _(patch):
+    right = tiles.Tiles.__getitem__
+
+    def wrong(self, index):
+        slices = right(self, index)
+        last = slices[-1]
+        return (*slices[:-1], slice(last.start, max(last.start + 1, min(last.stop, self._shape[-1]) - 1)))
+
+    patch.setattr(tiles.Tiles, "__getitem__", wrong)
+
+
+@mutant("tiles start one element late", K.L1)
+def _(patch):
+    right = tiles.Tiles.__getitem__
+
+    def wrong(self, index):
+        slices = right(self, index)
+        last = slices[-1]
+        return (*slices[:-1], slice(last.start + (index > 0), last.stop))
+
+    patch.setattr(tiles.Tiles, "__getitem__", wrong)
+
+
+@mutant("upstream ignored", K.HUBER)
+def _(patch):
+    right = tiles.Pass._tile
+
+    def wrong(self, *args):
+        self.upstream = 1.0
+        return right(self, *args)
+
+    patch.setattr(tiles.Pass, "_tile", wrong)
+
+
+@mutant("gradient not summed over a broadcast axis", K.HUBER)
+def _(patch):
+    patch.setattr(
+        tiles,
+        "sum_to",
+        lambda array, shape: array[tuple(slice(None) if n == m else slice(1) for n, m in zip(shape, array.shape))],
+    )
+
+
+@mutant("sums of tiles over a broadcast axis overwritten, not added", K.HUBER)
+def _(patch):
+    right = tiles.OrderedSum.add
+
+    def wrong(self, index, slices, total, partials):
+        for name in partials:
+            self.accumulators[name][...] = 0
+        right(self, index, slices, total, partials)
+
+    patch.setattr(tiles.OrderedSum, "add", wrong)
+
+
+@mutant("sums in float16", K.HUBER, "float16")
+def _(patch):
+    _sum_one_after_another(patch, np.float16)
+
+
+@mutant("sums in float32, one after another", K.HUBER)
+def _(patch):
+    _sum_one_after_another(patch, np.float32)
+
+
+def _sum_one_after_another(patch, dtype):
+    def reduce(array, axis=None, dtype_=None, keepdims=False, **_):
+        if axis is not None:
+            return np.add.reduce(array, axis=axis, dtype=np.float64, keepdims=keepdims)
+        return np.cumsum(np.ravel(array), dtype=dtype)[-1] if np.size(array) else 0.0
+
+    class Numpy(SimpleNamespace):
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+    patch.setattr(tiles, "np", Numpy(add=SimpleNamespace(reduce=reduce)))
+
+
+@mutant("last item never written", K.L1)
+def _(patch):
+    right = tiles.narrow_into
+
+    def wrong(values, out):
+        kept = out[..., -1:].copy() if out.ndim else out.copy()
+        right(values, out)
+        if out.ndim:
+            out[..., -1:] = kept
+
+    patch.setattr(tiles, "narrow_into", wrong)
+
+
+@mutant("float16 rounded toward zero twice", K.MSE, "float16")
+def _(patch):
+    right = tiles.narrow_into
+
+    def wrong(values, out):
+        kept = np.asarray(values, np.float32).view(np.uint32) & np.uint32(0xFFFFC000)  # 9 bits of 10
+        right(kept.view(np.float32), out)
+
+    patch.setattr(tiles, "narrow_into", wrong)
+
+
+@mutant("gradient in the wrong dtype", K.HUBER, "float16")
+def _(patch):
+    patch.setattr(backend.memory, "empty_like", lambda array: np.full(array.shape, np.nan, np.float32))
+
+
+@mutant("loss in the wrong shape", K.HUBER)
+def _(patch):
+    right = backend.memory.empty
+    patch.setattr(backend.memory, "empty", lambda shape, dtype: right(shape or (1,), dtype))
