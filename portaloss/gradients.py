@@ -100,8 +100,8 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     """
     if not callable(fn):
         raise TypeError(f"fn must be callable, got {type(fn).__name__}")
-    single = isinstance(argnums, int)
-    positions: tuple[Any, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    single = not isinstance(argnums, Sequence)
+    positions: tuple[Any, ...] = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
     if not positions or not all(isinstance(i, int) and not isinstance(i, bool) for i in positions):
         raise TypeError(f"argnums must be an int or a sequence of ints, got {argnums!r}")
 

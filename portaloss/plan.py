@@ -97,6 +97,10 @@ class Plan:
         """The loss, and the gradients with it where the backend gives them in the same pass."""
         return self._backend.forward(self, operands, wants)
 
+    def rescale(self, early: backends.Forward, upstream: Any) -> dict[str, Any] | None:
+        """What ``forward_with_gradients`` gave, times upstream; None where ``backward`` must be asked instead."""
+        return self._backend.rescale(early, upstream)
+
     def backward(self, upstream: Any, *args: Any, wants: Collection[str] | None = None, **operands: Any) -> Any:
         """The gradients, operand name -> array of the operand's shape and dtype.
 

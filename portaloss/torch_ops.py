@@ -67,11 +67,5 @@ def _early_gradients(ctx: Any, upstream: torch.Tensor) -> dict[str, torch.Tensor
     early, ctx.early = ctx.early, None
     if early is None or early.gradients is None:
         return None
-    factor = upstream.item()
-    if factor != 1.0:
-        if not early.scalable:
-            return None
-        for gradient in early.gradients.values():
-            gradient.mul_(factor)
-    gradients: dict[str, torch.Tensor] = early.gradients
-    return gradients
+    scaled: dict[str, torch.Tensor] | None = ctx.plan.rescale(early, upstream)
+    return scaled

@@ -81,17 +81,18 @@ state, and log α near -2000 has only so many digits after the point: in float32
 
 *Scaled space*: keep α and β themselves and take a power of two out of a sample's whole row when it has drifted; the
 exponents are added up on the side, and nothing is rounded. A step is three additions and three products. What is lost
-are states that fall more than 2^-700 below the best of their row, and it is provable whether they matter: they are
-raised to 2^-700 instead of flushed to 0, so that α and β can only come out too large, and by at most ::
+are states that fall below the range of float64 while another state fills its top, and it can be proved whether they
+matter. Instead of being flushed to 0 they are raised to a floor, 2^-1680 of the best: α and β can then only come out
+too large, and Z by no more than ::
 
-    Σ over rescalings τ of  2^-700 Σ_s β_τ(s)    (and the same with α)
+    Σ over rescalings τ of  floor_τ Σ_s β_τ(s)    (and the same with α)
 
-compared with Z. Both factors are known once both recursions have run. Where the bound is below 2^-60 of the smallest
-term of the derivative, the answer is that of log space to the last digits. A sample for which it is not, or whose
-labels differ at some step by more than e^80 in probability (or are inf or nan), is done again in log space.
+All of it is known once both recursions have run. Where it is below 2^-60 of the smallest term of the derivative, the
+answer is that of log space to the last digits. A sample for which it is not, or whose labels differ at some step by
+more than e^79 in probability (or are inf or nan), is done again in log space.
 
 Two things keep the scaled recursion short. Probabilities are in units of the best one of the sample's labels at that
-step, so that no α ever exceeds 3^(steps since the last rescaling). And blanks and labels live in separate rows, since
+step, so that no state grows by more than a factor of 3 a step. And blanks and labels live in separate rows, since
 only labels are jumped to and all blanks share one probability::
 
     labels'_i = p_i (labels_i + blanks_i + jump_i labels_{i-1})
@@ -398,6 +399,8 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
     bits = float(np.max(spread, initial=1.0, where=safe)) / np.log(2.0)
     every = min(32, int(DRIFT_BITS / bits))  # steps between rescalings
 
+    endings = {int(length) - 1: np.flatnonzero(batch.input_lengths == length) for length in set(batch.input_lengths)}
+
     # Forward. Without a derivative two rows are enough.
     rows = 2 * label_rows + 2
     kept = np.empty((steps if wanted else 2, rows, samples))
@@ -425,8 +428,7 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
             exponent_a[t] = exponent_a[t - 1]
             if t % every == 0:
                 exponent_a[t] += _rescale(now[1:])
-        ending = np.flatnonzero(batch.input_lengths == t + 1)
-        if ending.size:
+        if (ending := endings.get(t)) is not None:
             length = batch.target_lengths[ending]
             total[ending] = now[label_rows + 1 + length, ending] + now[length, ending]
 
@@ -457,8 +459,7 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
             exponent_b[t] = exponent_b[t + 1]
             if t % every == 0:
                 exponent_b[t] += _rescale(beta)
-        ending = np.flatnonzero(batch.input_lengths == t + 1)
-        if ending.size:
+        if (ending := endings.get(t)) is not None:
             length = batch.target_lengths[ending]
             beta[:, ending] = 0.0
             beta[np.maximum(length - 1, 0), ending] = (length > 0) * 2.0**TOP_BITS
@@ -466,11 +467,14 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
             exponent_b[t, ending] = -TOP_BITS
         if wanted:
             # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
-            gap = exponent_a[t] + exponent_b[t] - exponent
-            half = gap // 2
-            kept[t, 1:] *= np.ldexp(1.0 / mantissa, half)
-            np.multiply(beta, np.ldexp(1.0, gap - half), out=weighted)
-            kept[t, 1:] *= weighted
+            if ending is not None or t % every in (0, every - 1):  # else no exponent has changed
+                gap = exponent_a[t] + exponent_b[t] - exponent
+                alpha_factor = np.ldexp(1.0 / mantissa, gap // 2)
+                beta_factor = np.ldexp(1.0, gap - gap // 2)
+            alpha = kept[t, 1:]
+            alpha *= alpha_factor
+            np.multiply(beta, beta_factor, out=weighted)
+            alpha *= weighted
 
     # The effect of the floor, relative to Z: 2^-FLOOR in one of α and β meets at most 2^TOP in each state of the other.
     gap = exponent_a + exponent_b - exponent + TOP_BITS - FLOOR_BITS

@@ -54,6 +54,9 @@ class Backend(Protocol):
     ) -> dict[str, Any]:
         """The gradients of the operands in ``wants``."""
 
+    def rescale(self, early: Forward, upstream: Any) -> dict[str, Any] | None:
+        """A forward pass's gradients times an upstream gradient, in place; None where ``backward`` must be asked."""
+
     def check(self, plan: Plan, operands: Mapping[str, Any]) -> None:
         """Raise what is wrong with the operands."""
 
@@ -90,4 +93,6 @@ def for_device(device: str) -> str:
     """
     if device == "cpu":
         return "cpu"
+    if device == "cuda" and "triton" in _MODULES:  # PyTorch's name for HIP devices too
+        return "triton"
     raise NotImplementedError(f"no backend of portaloss runs on device {device!r}; it has: {', '.join(_MODULES)}")

@@ -228,9 +228,7 @@ def poisson_nll_loss(
     """
     reduction = reduction_of(reduction, size_average, reduce)
     operands = {"input": input, "target": target}
-    loss: ArrayT = dispatch.loss(
-        LossKind.POISSON_NLL, reduction, operands, log_input=log_input, full=full, eps=eps
-    )
+    loss: ArrayT = dispatch.loss(LossKind.POISSON_NLL, reduction, operands, log_input=log_input, full=full, eps=eps)
     return loss
 
 
@@ -286,7 +284,7 @@ def gaussian_nll_loss(
 
 
 def _everywhere(value: float, input: Any) -> Any:
-    """One value at each element of input, in input's dtype (float32 for integers, as in PyTorch), without its memory."""
+    """One value at each element of input, in input's dtype (float32 for integers, as in PyTorch), stored once."""
     if arrays.is_tensor(input):
         return (input.new_ones(()) * float(value)).expand(input.shape)
     if not isinstance(input, (np.ndarray, np.generic)):
@@ -311,8 +309,8 @@ def hinge_embedding_loss(
         item = x                      where t = 1
                max(0, margin - x)     where t = -1
 
-    with x the input and t the target. At x = margin the gradient is 0 where t = -1. A target that is neither 1 nor -1
-    counts as both: the two lines are added.
+    with x the input and t the target. At x = margin the derivative for t = -1 is that of the slope, -1. A target that
+    is neither 1 nor -1 counts as both: the two items are added.
 
     Args:
         input: x, distances, of any shape and a floating dtype.
@@ -359,8 +357,8 @@ def margin_ranking_loss(
 
         item = max(0, -t (x₁ - x₂) + margin)
 
-    with x₁ and x₂ the inputs and t the target: 1 where x₁ ranks higher, -1 where x₂ does. PyTorch's subgradient at the
-    kink is kept: the line's own.
+    with x₁ and x₂ the inputs and t the target: 1 where x₁ ranks higher, -1 where x₂ does. At the kink the
+    derivative is that of the slope.
 
     Args:
         input1: x₁, scores, of any shape and a floating dtype.

@@ -87,8 +87,7 @@ def _(right, wants, **operands):
 
 @math_mutant("weight dropped", K.MSE)
 def _(right, wants, weight=None, **operands):
-    items, derivatives = right(wants=wants, weight=weight, **operands)
-    return right(**operands)[0], derivatives
+    return right(**operands)[0], right(wants=wants, weight=weight, **operands)[1]
 
 
 @math_mutant("derivative 1 where input equals target", K.L1)
@@ -312,11 +311,11 @@ def _(patch):
 
 @mutant("target lengths are not in the mean", K.CTC)
 def _(patch):
-    patch.setattr(
-        backend,
-        "divisor",
-        lambda loss, options, arranged: np.full(*[len(arranged.operands["target_lengths"])] * 2) * 1.0,
-    )
+    def wrong(loss, options, arranged):
+        batch = len(arranged.operands["target_lengths"])
+        return np.full(batch, float(batch))
+
+    patch.setattr(backend, "divisor", wrong)
 
 
 @mutant("all ignored: mean is 0, not nan", K.CROSS_ENTROPY)
@@ -378,11 +377,10 @@ def _(patch):
 
 @mutant("gradient not summed over a broadcast axis", K.HUBER)
 def _(patch):
-    patch.setattr(
-        tiles,
-        "sum_to",
-        lambda array, shape: array[tuple(slice(None) if n == m else slice(1) for n, m in zip(shape, array.shape))],
-    )
+    def wrong(array, shape):
+        return array[tuple(slice(0, size) for size in shape)]
+
+    patch.setattr(tiles, "sum_to", wrong)
 
 
 @mutant("sums of tiles over a broadcast axis overwritten, not added", K.HUBER)

@@ -84,11 +84,6 @@ def compare_with_torch(chapter, operands, options):
     before = [operand.copy() for operand in operands]
     with np.errstate(all="ignore"):
         item_size, sizes = magnitudes(chapter, operands, options)
-        if chapter is multilabel_soft_margin:
-            # ours is -x; PyTorch's is a difference of log σ(x) and log σ(-x), of which one is at least log 2
-            sizes["target"] = (
-                sizes["target"] + (1.0 if len(operands) < 3 else np.abs(operands[2])) / operands[0].shape[1]
-            )
         items, derivatives = evaluate(chapter, operands, options)
         expected, gradients = evaluate_torch(chapter, operands, options)
         assert_same(items, expected, np.broadcast_to(item_size, items.shape), 1e-12)
@@ -152,7 +147,7 @@ def test_multilabel_soft_margin_extremes():
         -INF,
     ]
     x, t = (grid.reshape(-1, 1) for grid in np.meshgrid(values, [0.0, 1.0, 0.5, NAN, 2.0, -1.0]))
-    for weight in (None, 0.0, 2.0, INF, NAN):
+    for weight in (None, 0.0, 2.0, NAN):
         compare_with_torch(multilabel_soft_margin, [x, t] if weight is None else [x, t, np.full_like(x, weight)], {})
 
 

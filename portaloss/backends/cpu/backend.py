@@ -146,6 +146,19 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
     return {name: arrays.like(gradient, library) for name, gradient in gradients.items()}
 
 
+def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
+    """In place, unless upstream is 1; not for 16-bit gradients, which are rounded already."""
+    gradients = early.gradients
+    factor = float(upstream)
+    if gradients is None or factor == 1.0:
+        return gradients
+    if not early.scalable:
+        return None
+    for gradient in gradients.values():
+        gradient *= factor
+    return gradients
+
+
 def _arrange(plan: Plan, operands: Mapping[str, Any]) -> Arranged:
     return arrange(plan.loss, dict(plan.options), {name: arrays.to_numpy(value) for name, value in operands.items()})
 
@@ -254,6 +267,7 @@ __all__ = [
     "forward",
     "precision",
     "refuses",
+    "rescale",
     "unavailable",
     "workspace_size",
 ]

@@ -15,7 +15,7 @@ import torch
 from portaloss import arrays
 from portaloss.arrange import Arranged, arrange
 from portaloss.backends import Forward
-from portaloss.backends.triton import ctc, launch, linear_cross_entropy, losses, pointwise, rows
+from portaloss.backends.triton import ctc, launch, linear_cross_entropy, losses, memory, pointwise, rows
 from portaloss.backends.triton.divisor import divisor
 from portaloss.catalogue import Divisor, Family
 from portaloss.checks import dtype_name
@@ -86,7 +86,7 @@ def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> 
     early = () if any(call.depends_on_total(name) for name in wants) else tuple(wants)
     total, gradients = call.run(wants=early, scale=call.scale(by, 1.0))
     value = call.reduce(total, by).to(dtype)
-    scalable = all(gradient.element_size() >= 4 for gradient in gradients.values())
+    scalable = all(gradient.dtype is not torch.float16 for gradient in gradients.values())
     return Forward(value, gradients if early else None, scalable)
 
 
@@ -106,6 +106,15 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
         # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
         offset = call.reduce(call.run()[0], by).to(call.math)
     return call.run(wants=wants, scale=call.scale(by, upstream), offset=offset)[1]
+
+
+def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
+    """In place, by a kernel that returns at once where upstream is 1. Not for float16, which underflows."""
+    if early.gradients is None or not early.scalable:
+        return None
+    for gradient in early.gradients.values():
+        launch.scale_(gradient, upstream)
+    return early.gradients
 
 
 class _Call:
@@ -217,6 +226,6 @@ class _Call:
             gradient = gradient.sum(axes, keepdim=True, dtype=torch.float64).to(given.dtype)
         if gradient.shape == given.shape:
             return gradient
-        folded = torch.empty(given.shape, dtype=given.dtype, device=gradient.device)
+        folded = memory.empty(given.shape, given.dtype, gradient.device)
         self.arranged.view(name, folded).copy_(gradient)
         return folded

@@ -122,11 +122,11 @@ def direction(u, length, NORM: tl.constexpr, P: tl.constexpr):
     if NORM == "two":
         return u
     if NORM == "one":
-        return tl.where(u == u, sign(u), 0.0)
+        return sign(u)
     if NORM == "count":
         return u * 0.0
     if NORM == "maximum":
-        return tl.where(u == u, sign(u), 0.0) * step(tl.abs(u) == length, u)
+        return sign(u) * step(tl.abs(u) == length, u)
     if P >= 2.0:
         return u * power(tl.abs(u), P - 2.0)
     return tl.where(u == 0.0, 0.0, sign(u) * (power(tl.abs(u), P) / tl.abs(u)))

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import triton
 import triton.language as tl
+
+from portaloss.backends.triton import memory
 
 #: Whether kernels run in Triton's interpreter, on CPU tensors. Decided before the kernels are decorated.
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -68,13 +71,11 @@ class Axes:
 
     def strides(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """The tensor's stride along each iteration axis; 0 where it broadcasts."""
-        return tuple(
-            0 if tensor.shape[group[-1]] == 1 else tensor.stride(group[-1]) for group in self.groups
-        )
+        return tuple(0 if tensor.shape[group[-1]] == 1 else tensor.stride(group[-1]) for group in self.groups)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A tensor whose elements lie in iteration order, seen in the original axes."""
-        storage = torch.empty([shape[axis] for axis in self.order], dtype=dtype, device=device)
+        storage = memory.empty([shape[axis] for axis in self.order], dtype, device)
         return storage.permute([self.order.index(axis) for axis in range(len(shape))])
 
 
@@ -101,6 +102,29 @@ def _mergeable(tensor: torch.Tensor, outer: int, inner: int) -> bool:
     if tensor.shape[outer] == 1 or tensor.shape[inner] == 1:
         return tensor.shape[outer] == tensor.shape[inner]
     return tensor.stride(outer) == tensor.stride(inner) * tensor.shape[inner]
+
+
+@triton.jit
+def scale_kernel(x_ptr, factor_ptr, n, MATH: tl.constexpr, BLOCK: tl.constexpr):
+    """x *= factor. Reads and writes b bytes an element, or nothing where the factor is 1."""
+    factor = tl.load(factor_ptr).to(MATH)
+    if factor != 1.0:
+        index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = index < n
+        x = tl.load(x_ptr + index, mask=inside, other=0).to(MATH)
+        tl.store(x_ptr + index, (x * factor).to(x_ptr.dtype.element_ty), mask=inside)
+
+
+def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply a tensor without gaps by a number on its device, which the host does not look at."""
+    count = tensor.numel()
+    if count == 0:
+        return
+    block = (1 << 16) if INTERPRET else 2048
+    with torch.cuda.device_of(tensor):
+        scale_kernel[(triton.cdiv(count, block),)](
+            tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block
+        )
 
 
 def total(partials: torch.Tensor) -> torch.Tensor:

@@ -7,13 +7,14 @@ What a kernel does not want, the compiler drops.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton.numerics import exp, log1p, maximum, minimum, sign, step
+from portaloss.backends.triton.numerics import exp, log1p, log1p_negated, maximum, minimum, sign, step
 from portaloss.kinds import LossKind
 
 #: log(2 pi) / 2
@@ -52,31 +53,33 @@ def huber(x, t, w, _, delta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.co
 
 @triton.jit
 def smooth_l1(x, t, w, _, beta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """Huber / beta; L1 where beta is 0 (F0)."""
+    """Huber / beta, without squares; L1 where beta is 0 (F0)."""
     e = x - t
     if F0:
         return weighted(tl.abs(e), sign(e), w, False)
-    a = tl.abs(e)
-    inside = a < beta
-    loss = tl.where(inside, 0.5 * e * (e / beta), a - 0.5 * beta)
-    slope = tl.where(inside, e / beta, sign(e))
-    return weighted(loss, slope, w, False)
+    c = minimum(maximum(e, -beta), beta)
+    slope = c / beta
+    return weighted(slope * (e - 0.5 * c), slope, w, False)
 
 
-@triton.jit
-def log_clamped(p):
-    """log(p), at least -100: PyTorch's clamp."""
-    return maximum(tl.log(p), -100.0)
+#: The least that x (1 - x) may be in BCE's derivative: 1e-12 as a float32.
+BCE_EPSILON = tl.constexpr(9.999999960041972e-13)
 
 
 @triton.jit
 def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """-(t log x + (1 - t) log(1 - x)), logs clamped at -100, and x (1 - x) at 1e-12 in the derivative."""
-    log_x = log_clamped(x)
-    log_rest = maximum(tl.where(x < 0.5, -log1p_negative(x), tl.log(1.0 - x)), -100.0)
-    item = (t - 1.0) * log_rest - t * log_x
-    slope = (x - t) / maximum((1.0 - x) * x, 1e-12)
-    slope_t = log_rest - log_x
+    """-(g log m + (1 - g) log1p(-m)), m the smaller of x and 1 - x and g the share of the target that goes with it."""
+    rest = 1.0 - x
+    m = minimum(x, rest)
+    upper = step(x >= 0.5, x)
+    share = tl.abs(upper - t)
+    log_rest = log1p_negated(m)
+    item = (1.0 - share) * log_rest - share * maximum(tl.log(m), -100.0)
+    slope = (x - t) / maximum(x * rest, BCE_EPSILON)
+    odds = log1p((1.0 - 2.0 * m) / m)
+    odds = tl.where(odds == float("inf"), -tl.log(x), odds)  # 1 / x may overflow
+    slope_t = odds * (1.0 - 2.0 * upper)
+    slope_t = tl.where(m == 0.0, (1.0 - 2.0 * upper) * float("inf"), slope_t)
     if HAS2:
         item = item * w
         slope = slope * w
@@ -85,33 +88,30 @@ def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constex
 
 
 @triton.jit
-def log1p_negative(x):
-    """-log(1 - x) for 0 <= x < 1/2, to a few units in the last place."""
-    u = 1.0 - x
-    d = 1.0 - u
-    return tl.where(d == 0.0, x, -tl.log(u) * (x / tl.where(d == 0.0, 1.0, d)))
-
-
-@triton.jit
 def bce_with_logits(
     x, t, w, pos_weight, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr
 ):
-    """x ([x >= 0] - t) + log1p(e), e = exp(-|x|); with pos_weight the target's half is weighted."""
+    """k x + (a + b) log1p(e), with e = exp(-|x|) and the factors of the chapter."""
     e = exp(-tl.abs(x))
     positive = step(x >= 0, x)
-    tail = log1p(e)
-    share = e / (1.0 + e)
-    falls = tail + x * (positive - 1.0)  # -log sigmoid(x): 0 or -x, and the tail
-    rises = tail + x * positive  # -log(1 - sigmoid(x))
-    rest = tl.where(x >= 0, share, 1.0 / (1.0 + e))  # 1 - sigmoid(x)
+    log_tail = log1p(e)
+    share = (1.0 - 2.0 * positive) * (e / (1.0 + e))
+    lost = x == float("-inf")
     if HAS3:
-        item = (1.0 - t) * rises + t * (pos_weight * falls)
-        slope = (1.0 - t) * tl.where(x >= 0, 1.0 / (1.0 + e), share) - t * (pos_weight * rest)
-        slope_t = pos_weight * falls - rises
+        no = 1.0 - t
+        yes = pos_weight * t
+        gap = positive * no - (1.0 - positive) * yes
+        both = no + yes
+        item = x * gap + both * log_tail
+        item = tl.where(lost, no * x - both * x, item)
+        slope = gap + both * share
+        slope_t = (pos_weight - 1.0) * log_tail - x * (positive + (1.0 - positive) * pos_weight)
+        slope_t = tl.where(lost, (1.0 - pos_weight) * x - x, slope_t)
     else:
         gap = positive - t
-        item = x * gap + tail
-        slope = gap + (1.0 - 2.0 * positive) * share
+        item = x * gap + log_tail
+        item = tl.where(lost, (1.0 - t) * x - x, item)
+        slope = gap + share
         slope_t = -x
     if HAS2:
         item = item * w
@@ -166,7 +166,9 @@ def gaussian_nll(x, t, var, _, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2
 
 
 @triton.jit
-def hinge_embedding(x, t, _2, _3, margin, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
+def hinge_embedding(
+    x, t, _2, _3, margin, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr
+):
     """x for a target of 1, max(0, margin - x) for -1, both for anything else, as in PyTorch."""
     room = maximum(margin - x, 0.0)
     far = t != 1.0
@@ -207,5 +209,5 @@ def parameters(options: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[boo
     numbers = tuple(float(value) for value in options.values() if not isinstance(value, bool))
     flags = tuple(value for value in options.values() if isinstance(value, bool))
     if "beta" in options:
-        flags = (options["beta"] == 0.0,)
+        flags = (struct.unpack("f", struct.pack("f", options["beta"]))[0] == 0.0,)  # as small as a float32 can't hold
     return numbers, flags

@@ -79,6 +79,15 @@ def log1p(x):
 
 
 @triton.jit
+def log1p_negated(x):
+    """-log(1 - x) for 0 <= x <= 1/2, by the same means."""
+    u = 1.0 - x
+    d = 1.0 - u
+    exact = d == 0.0
+    return tl.where(exact, x, -tl.log(u) * (x / tl.where(exact, 1.0, d)))
+
+
+@triton.jit
 def step(condition, like):
     """1 where the condition holds, else 0."""
     return tl.where(condition, 1.0, 0.0).to(like.dtype)
@@ -86,8 +95,8 @@ def step(condition, like):
 
 @triton.jit
 def sign(x):
-    """-1, 0 or 1; nan for nan."""
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
+    """-1, 0 or 1; 0 for nan, as the chapters have it."""
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
 @triton.jit

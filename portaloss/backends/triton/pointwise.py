@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton import tuning
+from portaloss.backends.triton import memory, tuning
 from portaloss.backends.triton.launch import INTERPRET, merge_axes, tl_dtype
 from portaloss.backends.triton.numerics import bits, number
 
@@ -116,9 +116,7 @@ def pointwise_kernel(
         x3 = tl.load(x3_ptr + _offset(index, n1, n2, n3, x3_s0, x3_s1, x3_s2, x3_s3, C3), mask=inside, other=0)
         x3 = x3.to(MATH)
 
-    item, d0, d1, d2 = LOSS(
-        x0, x1, x2, x3, number(option0, MATH), number(option1, MATH), FLAG0, FLAG1, HAS2, HAS3
-    )
+    item, d0, d1, d2 = LOSS(x0, x1, x2, x3, number(option0, MATH), number(option1, MATH), FLAG0, FLAG1, HAS2, HAS3)
 
     if ITEMS:
         tl.store(items_ptr + index, item.to(items_ptr.dtype.element_ty), mask=inside)
@@ -187,7 +185,7 @@ class Pass:
         blocks = triton.cdiv(count, launch.block)
 
         stored = axes.empty(self.shape, items, device) if items is not None else None
-        partials = torch.empty(blocks, dtype=self.math, device=device) if sums else None
+        partials = memory.empty((blocks,), self.math, device) if sums else None
         gradients = {i: axes.empty(self.shape, dtype, device) for i, dtype in wants.items()}
         if count == 0:
             return stored, partials, gradients
@@ -238,9 +236,7 @@ class Pass:
         return stored, partials, gradients
 
 
-def _geometry(
-    axes: Any, tensors: Sequence[torch.Tensor]
-) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[bool]]:
+def _geometry(axes: Any, tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[bool]]:
     """Sizes and strides filled up to ``AXES`` axes, and which tensors lie in iteration order without gaps."""
     lead = AXES - len(axes.sizes)
     sizes = (1,) * lead + axes.sizes

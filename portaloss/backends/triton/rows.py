@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import triton
 
-from portaloss.backends.triton import tuning
+from portaloss.backends.triton import memory, tuning
 from portaloss.backends.triton.cross_entropy import cross_entropy_kernel
 from portaloss.backends.triton.distances import cosine_embedding_kernel, triplet_margin_kernel
 from portaloss.backends.triton.launch import INTERPRET, tl_dtype
@@ -46,7 +46,9 @@ class Given:
     gradients: dict[str, Tensor]
 
 
-def run(kind: LossKind, operands: Mapping[str, Tensor], options: Mapping[str, Any], math: torch.dtype, wanted: Wanted) -> Given:
+def run(
+    kind: LossKind, operands: Mapping[str, Tensor], options: Mapping[str, Any], math: torch.dtype, wanted: Wanted
+) -> Given:
     """One pass of a rowwise loss.
 
     Args:
@@ -66,7 +68,9 @@ def run(kind: LossKind, operands: Mapping[str, Tensor], options: Mapping[str, An
 
     spanning = {name: _three_axes(operands[name].expand(full)) for name in _SPAN[kind] if name in operands}
     each_row = {
-        name: _three_axes(operands[name].expand(item_shape)) for name in operands if name not in _SPAN[kind] and name != "weight"
+        name: _three_axes(operands[name].expand(item_shape))
+        for name in operands
+        if name not in _SPAN[kind] and name != "weight"
     }
     first = next(iter(spanning.values()))
     launch = tuning.rows(
@@ -79,10 +83,12 @@ def run(kind: LossKind, operands: Mapping[str, Tensor], options: Mapping[str, An
     blocks = triton.cdiv(rows, launch.rows)
 
     given = Given(
-        torch.empty(item_shape, dtype=wanted.items, device=device) if wanted.items is not None else None,
-        torch.empty(blocks, dtype=math, device=device) if wanted.sums else None,
+        memory.empty(item_shape, wanted.items, device) if wanted.items is not None else None,
+        memory.empty((blocks,), math, device) if wanted.sums else None,
         {
-            name: (torch.zeros if kind is LossKind.NLL else torch.empty)(full, dtype=dtype, device=device)
+            name: memory.empty(full, dtype, device)
+            if kind is not LossKind.NLL
+            else torch.zeros(full, dtype=dtype, device=device)
             for name, dtype in wanted.gradients.items()
         },
     )

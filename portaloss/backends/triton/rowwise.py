@@ -20,9 +20,7 @@ def row_offset(row, inner, s_outer, s_inner):
 
 
 @triton.jit
-def finish(
-    item, row, program, in_rows, items_ptr, sums_ptr, ITEMS: tl.constexpr, SUMS: tl.constexpr
-):
+def finish(item, row, program, in_rows, items_ptr, sums_ptr, ITEMS: tl.constexpr, SUMS: tl.constexpr):
     """Store the items of a block of rows, or their sum."""
     if ITEMS:
         tl.store(items_ptr + row, item.to(items_ptr.dtype.element_ty), mask=in_rows)
@@ -157,9 +155,7 @@ def multilabel_margin_kernel(
     t_row = tl.sum(row_offset(row, inner, t_outer, t_inner))
     g_row = tl.sum(row_offset(row, inner, g_outer, g_inner))
     labels = tl.load(labels_ptr + program)
-    up = tl.sum(
-        row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH)
-    )
+    up = tl.sum(row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH))
     loss = tl.zeros([CLASSES], MATH)
     for start in range(0, classes, CLASSES):
         c = (start + tl.arange(0, CLASSES)).to(tl.int64)

@@ -1,0 +1,49 @@
+"""The ``triton-interpret`` lane: the kernels of ``triton`` on CPU tensors, in Triton's interpreter.
+
+TRITON_INTERPRET=1 must be set before the kernels are decorated, so that this lane lives in a process of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from portaloss import arrays
+from portaloss.backends.triton import backend, launch
+from portaloss.backends.triton.backend import architecture, backward, check, forward, precision, rescale, workspace_size
+
+__all__ = [
+    "architecture",
+    "backward",
+    "check",
+    "device",
+    "forward",
+    "place",
+    "precision",
+    "refuses",
+    "rescale",
+    "unavailable",
+    "workspace_size",
+]
+
+refuses = backend.refuses
+
+
+def unavailable() -> str | None:
+    """None in a process that interprets."""
+    return None if launch.INTERPRET else "TRITON_INTERPRET=1 is not set in this process"
+
+
+def device() -> str:
+    """What runs it, and what of the interpreter was repaired to let it."""
+    return f"Triton's interpreter; repaired: {'; '.join(launch.INTERPRETER_REPAIRS)}"
+
+
+def place(operands: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """NumPy arrays as CPU tensors, strides and all; torch has no negative strides, so those are copied."""
+    return {
+        name: arrays.like(array.copy() if any(stride < 0 for stride in array.strides) else array, arrays.TORCH)
+        for name, array in ((name, np.asarray(array)) for name, array in operands.items())
+    }

@@ -1,0 +1,89 @@
+"""Linear cross-entropy: a linear layer and the cross-entropy of its outputs in one, without storing the logits."""
+
+from __future__ import annotations
+
+from portaloss import checks, dispatch
+from portaloss.functional._arrays import ArrayT
+from portaloss.kinds import LossKind
+
+
+def linear_cross_entropy(
+    input: ArrayT,
+    linear_weight: ArrayT,
+    target: ArrayT,
+    *,
+    linear_bias: ArrayT | None = None,
+    weight: ArrayT | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+) -> ArrayT:
+    """Cross-entropy of the logits x Aᵀ + b, of which only a part exists at a time. Also ``fused_linear_cross_entropy``.
+
+    Formula, with z = A x + b for each row x of the input, and log p = z - log Σ exp(z) along the classes::
+
+        item = -w[t] log p[t]                for a target class t; 0 where t = ignore_index
+               -Σ w[c] t[c] log p[c]         for a target distribution t
+
+    A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 where none are given. Label smoothing ε mixes
+    the target with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits;
+    the memory is not.
+
+    Args:
+        input: x, of a floating dtype: (D) or (N, D), with D features.
+        linear_weight: A, of input's dtype: (C, D), with C classes; or (C, d1, ..., D) for (N, D), which gives logits
+            (N, C, d1, ...).
+        target: classes from 0 to C - 1 or ignore_index, of an integer dtype: (), (N) or (N, d1, ...); or distributions
+            of the shape of the logits and a floating dtype, which need not sum to 1.
+        linear_bias: b, of input's dtype and the shape of linear_weight without its last axis.
+        weight: w, (C), of input's dtype.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the sum of w[t] over the targets
+            that are not ignored (where all are, the mean is nan), and for target distributions by the number of items,
+            also with weight, or ``"sum"``.
+        ignore_index: the target class whose items are 0 and whose rows give no gradient; None stands for -100.
+        label_smoothing: ε, from 0 to 1.
+        options: None, or PyTorch's LinearCrossEntropyOptions. They say how large the parts are in which PyTorch works,
+            and in what it adds up. Here the memory that is free decides the first, and the accumulator is always at
+            least float32: the results do not depend on options, and there is no need to give any.
+
+    Returns:
+        The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The
+        gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight.
+
+    Raises:
+        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
+        ValueError: the batch sizes of input and target differ, or reduction is none of the three.
+        RuntimeError: another shape or dtype does not fit, label_smoothing is outside of [0, 1], or ignore_index comes
+            with target distributions.
+        IndexError: a target is no class; it says which and where.
+        NotImplementedError: input is not of a floating dtype.
+
+    Source: Erik Wijmans, Brody Huval, Alexander Hertzberg, Vladlen Koltun and Philipp Krähenbühl, "Cut Your Losses in
+    Large-Vocabulary Language Models", ICLR 2025; ``torch.nn.functional.linear_cross_entropy``.
+
+    >>> import numpy as np
+    >>> input, linear_weight = np.array([[1.0, 0.0]]), np.log([[3.0, 7.0], [1.0, 9.0]])  # logits log 3 and log 1
+    >>> loss = linear_cross_entropy(input, linear_weight, np.array([0]))
+    >>> float(np.exp(-loss).round(6))  # 3 / (3 + 1)
+    0.75
+    """
+    if options is not None and not hasattr(options, "batch_chunk_size"):
+        raise TypeError(f"options must be None or a LinearCrossEntropyOptions, got {type(options).__name__}")
+    if ignore_index is not None and hasattr(target, "dtype") and checks.is_floating(target):
+        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    operands = {
+        "input": input,
+        "linear_weight": linear_weight,
+        "target": target,
+        "linear_bias": linear_bias,
+        "weight": weight,
+    }
+    loss: ArrayT = dispatch.loss(
+        LossKind.FUSED_LINEAR_CROSS_ENTROPY,
+        reduction,
+        operands,
+        ignore_index=-100 if ignore_index is None else ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    return loss

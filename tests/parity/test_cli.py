@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from portaloss import skus
+
+KIND = ("--kind", "hinge_embedding", "--dtype", "float32")
+
+
+def portaloss(*args, code=None, cwd=None):
+    """Run the command in a process of its own, or with some code before it."""
+    command = [sys.executable, "-W", "error", "-m", "portaloss"]
+    if code is not None:
+        command = [sys.executable, "-c", f"{code}\nimport sys; from portaloss.cli import main; sys.exit(main())"]
+    return subprocess.run([*command, *args], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+# A backend that is known but absent, and a chapter that is wrong.
+ABSENT = """
+import sys, types
+from portaloss import backends
+backends._MODULES["imaginary"] = "imaginary"
+sys.modules["imaginary"] = types.SimpleNamespace(unavailable=lambda: "it was never built")
+"""
+WRONG = """
+from portaloss.backends.cpu.chapters import CHAPTERS
+from portaloss.kinds import LossKind
+right = CHAPTERS[LossKind.HINGE_EMBEDDING]
+CHAPTERS[LossKind.HINGE_EMBEDDING] = lambda margin, **rest: right(margin=margin + 1, **rest)
+"""
+
+
+def test_a_run_ends_with_one_line_and_writes_its_reports(tmp_path):
+    done = portaloss("parity", *KIND, "--json", "a.json", "--html", "a.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
+    assert done.stderr == ""  # no progress bar where nobody watches
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["kind"] == "hinge_embedding"
+        assert row["passed"] is True
+        assert row["cases"] >= 15
+        assert row["worst_ulp"] <= 4
+        assert isinstance(row["worst_seed"], int)
+        assert row["versions"].keys() >= {"python", "numpy", "scipy", "torch", "triton", "portaloss", "ml_dtypes"}
+        assert row["device"]
+    assert "hinge_embedding" in (tmp_path / "a.html").read_text()
+    if os.name == "posix":
+        umask = os.umask(0)
+        os.umask(umask)
+        assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_failure_is_exit_code_1_and_can_be_replayed():
+    done = portaloss("parity", *KIND, code=WRONG)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "parity: 0 passed, 6 failed, 0 absent"
+    assert "FAILED hinge_embedding-float32-none-forward on cpu" in done.stderr
+    assert "--replay 'hinge_embedding-float32-none-forward:" in done.stderr
+    name = done.stderr.split("--replay 'hinge_embedding-float32-none-forward:")[1].split("'")[0]
+    again = portaloss("parity", "--replay", f"hinge_embedding-float32-none-forward:{name}", code=WRONG)
+    assert again.returncode == 1
+    assert "FAILED" in again.stdout
+    assert "PyTorch" in again.stdout
+    right = portaloss("parity", "--replay", f"hinge_embedding-float32-none-forward:{name}")
+    assert right.returncode == 0, right.stderr
+    assert "passed: " in right.stdout
+
+
+def test_an_absent_backend_is_absent_and_not_passed(tmp_path):
+    done = portaloss("parity", *KIND, "--json", str(tmp_path / "a.json"), code=ABSENT)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
+    assert "imaginary: absent, it was never built" in done.stdout
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {row["reason"] for row in rows if row["backend"] == "imaginary"} == {"it was never built"}
+
+
+def test_a_required_backend_that_is_absent_fails():
+    done = portaloss("parity", *KIND, "--backend", "cpu", "--require", "imaginary", code=ABSENT)
+    assert done.returncode == 1
+    assert "imaginary is required but absent: it was never built" in done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
+    assert portaloss("parity", *KIND, "--require", "cpu").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["parity", "--kind", "hube"], "hube"),
+        (["parity", "--dtype", "float8"], "float8"),
+        (["parity", "--backend", "tpu"], "tpu"),
+        (["parity", "--require", "tpu"], "tpu"),
+        (["parity", "--replay", "huber"], "SKU:CASE"),
+        (["parity", "--replay", "huber-float32-none-forward:nothing"], "nothing"),
+        (["parity", "--replay", "huber-float32-none-forward:plain@x"], "seed"),
+        (["parity", "--json", "nowhere/a.json"], "nowhere"),
+        (["parity", "merge"], "A.json"),
+        (["parity", "merge", "missing.json"], "missing.json"),
+        (["frobnicate"], "frobnicate"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_usage_is_exit_code_2_and_names_what_is_bad(args, named, tmp_path):
+    done = portaloss(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_merge(tmp_path):
+    portaloss("parity", *KIND, "--json", "a.json", cwd=tmp_path)
+    portaloss("parity", "--kind", "hinge_embedding", "--dtype", "float64", "--json", "b.json", cwd=tmp_path)
+    done = portaloss("parity", "merge", "a.json", "b.json", "--json", "c.json", "--html", "c.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 12 passed, 0 failed, 0 absent"
+    assert len(json.loads((tmp_path / "c.json").read_text())["rows"]) == 12
+    assert (tmp_path / "c.html").exists()
+
+
+def test_merging_a_failure_fails(tmp_path):
+    portaloss("parity", *KIND, "--json", str(tmp_path / "a.json"))
+    portaloss("parity", *KIND, "--json", str(tmp_path / "b.json"), code=WRONG)
+    done = portaloss("parity", "merge", "a.json", "b.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "passed in one report, failed in another; kept: failed" in done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 0 passed, 6 failed, 0 absent"
+
+
+def test_list_has_every_sku():
+    done = portaloss("parity", "--list")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(sku) for sku in skus()]
+    assert len(done.stdout.splitlines()) == 480
+
+
+def test_the_last_line_does_without_rich(tmp_path):
+    code = "import sys; sys.modules['rich'] = sys.modules['jinja2'] = None"
+    done = portaloss("parity", *KIND, "--json", str(tmp_path / "a.json"), code=code)
+    assert done.returncode == 0
+    assert done.stdout == "parity: 6 passed, 0 failed, 0 absent\n"
+    assert "portaloss[parity]" in done.stderr
+    assert (tmp_path / "a.json").exists()
+    done = portaloss("parity", *KIND, "--html", str(tmp_path / "a.html"), code=code)
+    assert done.returncode == 2
+    assert "portaloss[parity]" in done.stderr
+
+
+def test_parity_runs_without_torch():
+    # not a meta path finder that raises: what is asked is whether torch can be found at all
+    code = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "import sys; sys.modules['torch'] = None"
+    )
+    done = portaloss("parity", *KIND, code=code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
+
+
+def test_info():
+    done = portaloss("info")
+    assert done.returncode == 0
+    assert "backend cpu: available" in done.stdout
+    assert "numpy" in done.stdout
+    found = json.loads(portaloss("info", "--json").stdout)
+    assert found["backends"]["cpu"]["available"] is True
+    assert found["threads"] >= 1
+    assert found["versions"]["numpy"]

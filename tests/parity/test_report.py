@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from portaloss.parity import report
+from portaloss.parity.rows import FORMAT, ReportError, Row, merge, read, summary, write
+
+
+def row(sku="huber-float32-none-forward", status="passed", **changes):
+    kind, dtype, reduction, direction = sku.rsplit("-", 3)
+    made = Row(
+        sku=sku,
+        kind=kind,
+        dtype=dtype,
+        reduction=reduction,
+        direction=direction,
+        backend="cpu",
+        architecture="x86_64",
+        device="a processor",
+        versions={"python": "3.12.1", "torch": None},
+        cases=30,
+        bound_ulp=4.0,
+        worst_ulp=1.25,
+        worst_relative=1e-7,
+        worst_case="kinks",
+        worst_seed=7,
+        torch_ulp=2.5,
+        torch_relative=2e-7,
+        torch_cases=30,
+        torch_mismatches=0,
+        status=status,
+    )
+    return replace(made, **changes)
+
+
+GPU = {"backend": "triton", "device": "a GPU", "architecture": "sm_90"}
+ABSENT = {"backend": "triton", "device": "", "architecture": "", "status": "absent", "reason": "no GPU <here>"}
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    rows = [row(), row(status="failed", worst_ulp=None, failures=["kinks: wrong"], failed_cases=1), row(**ABSENT)]
+    write(rows, tmp_path / "a.json")
+    assert read(tmp_path / "a.json") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # no temporary file is left
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert [one["passed"] for one in written["rows"]] == [True, False, False]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    write([row()], path)
+    before = path.read_text()
+    with pytest.raises(ValueError, match="JSON"):
+        write([row(worst_relative=float("nan"))], path)
+    assert path.read_text() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "rows": [{"sku": 1}]}', '{"format": 1, "rows": [3]}']
+)
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ReportError, match=r"a\.json"):
+        read(tmp_path / "a.json")
+
+
+def test_another_format_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"format": FORMAT + 1, "rows": []}))
+    with pytest.raises(ReportError, match="format"):
+        read(tmp_path / "a.json")
+
+
+def test_merging_machines_keeps_both():
+    merged, notes = merge([[row()], [row(device="another processor")], [row(**GPU)]])
+    assert len(merged) == 3
+    assert notes == []
+    assert summary(merged) == "parity: 3 passed, 0 failed, 0 absent"
+
+
+def test_equal_rows_are_one():
+    merged, notes = merge([[row()], [row()]])
+    assert merged == [row()]
+    assert notes == []
+
+
+def test_of_two_that_contradict_each_other_the_worse_is_kept_and_said():
+    failed = row(status="failed", worst_ulp=9.0)
+    for pair in ([[row()], [failed]], [[failed], [row()]]):
+        merged, notes = merge(pair)
+        assert merged == [failed]
+        assert len(notes) == 1
+        assert "huber-float32-none-forward" in notes[0]
+        assert "kept: failed" in notes[0]
+    merged, _ = merge([[row(worst_ulp=2.0)], [row(worst_ulp=1.0)]])
+    assert merged[0].worst_ulp == 2.0
+    merged, _ = merge([[row(status="failed", worst_ulp=None)], [failed]])
+    assert merged[0].worst_ulp is None  # no number at all is worse than any
+
+
+def test_absent_goes_where_another_machine_has_the_backend():
+    merged, _ = merge([[row(), row(**ABSENT)], [row(**GPU)]])
+    assert summary(merged) == "parity: 2 passed, 0 failed, 0 absent"
+    other = {**ABSENT, "reason": "no driver", "versions": {"python": "3.13"}}
+    merged, _ = merge([[row(**ABSENT)], [row(**other)]])
+    assert summary(merged) == "parity: 0 passed, 0 failed, 1 absent"
+
+
+def test_a_cell_shows_the_worst():
+    assert report.cell([row(worst_ulp=0.5), row(worst_ulp=1.5)]) == "1.50"
+    assert report.cell([row(worst_ulp=3.0), row(status="failed", worst_ulp=9.0)]) == "FAILED 1/2 (9.00)"
+    assert report.cell([row(worst_ulp=3.0), row(status="failed", worst_ulp=None)]) == "FAILED 1/2 (wrong)"
+    assert report.cell([row(**ABSENT)]) == "absent"
+
+
+def test_the_table_has_every_kind_and_dtype(capsys):
+    rows = [row(), row("nll-float16-mean-backward", status="failed", worst_ulp=17.0), row(**ABSENT)]
+    report.print_tables(rows)
+    text = capsys.readouterr().out
+    for piece in ("huber", "nll", "float16", "float32", "1.25", "FAILED 1/1", "no GPU <here>", "a processor"):
+        assert piece in text
+
+
+def test_the_page_is_one_file_and_says_what_failed(tmp_path):
+    failure = "kinks: loss: 17 ulp at [3] & more"
+    rows = [
+        row(),
+        row("nll-float16-mean-backward", status="failed", worst_ulp=17.0, failures=[failure], failed_cases=1),
+        row("nll-float16-mean-forward", torch_ulp=None, torch_relative=None, torch_cases=0),
+        row(**ABSENT),
+    ]
+    report.write_page(rows, tmp_path / "a.html", summary(rows))
+    page = (tmp_path / "a.html").read_text()
+    assert "parity: 2 passed, 1 failed, 1 absent" in page
+    assert "17 ulp at [3] &amp; more" in page
+    assert "no GPU &lt;here&gt;" in page
+    assert "huber-float32-none-forward:kinks" in page
+    assert "prefers-color-scheme: dark" in page
+    for outside in ("http:", "https:", "<script", "<link", "@import", "url("):
+        assert outside not in page
+
+
+def test_without_rich_and_jinja2_the_error_names_the_extra():
+    code = """
+import sys
+sys.modules["rich"] = sys.modules["jinja2"] = None
+from portaloss.parity import report
+for call in (lambda: report.print_tables([]), report.require_page):
+    try:
+        call()
+    except ImportError as error:
+        print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.count("portaloss[parity]") == 2
