@@ -1,4 +1,4 @@
-"""What there is to do here: ``nox -l`` lists it, ``nox -s NAME`` does it with all set-up, what follows ``--`` goes through.
+"""What there is to do here. ``nox -s NAME`` does it, with all set-up; what follows ``--`` is passed on.
 
 torch is large, so parity, tests, types and bench share one environment, ``.nox/work-3.X``, made the first time and
 brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
@@ -56,7 +56,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Mypy, strict, on the package as it installs."""
-    extras = "-e", ".[torch,triton,parity]"
+    extras = "-e", ".[torch,parity]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("types"))
     # mypy does not know that reference/ is portaloss.reference until it lies there
     tree = ROOT / ".nox" / "types"
@@ -125,8 +125,8 @@ def environment(session: nox.Session, name: str, *arguments: str, sees_machine: 
         create(session, folder)
     if sees_machine:
         lines = [f"import site; site.addsitedir({path!r})\n" for path in sys.path if path.endswith("-packages")]
-        (site_packages,) = folder.rglob("site-packages")
-        (site_packages / "machine.pth").write_text("".join(lines))
+        purelib = session.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
+        Path(str(purelib).strip(), "machine.pth").write_text("".join(lines))
     session.run(python, "-m", "pip", "install", *arguments)
     stamp.write_text(wanted)
     return python

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from portaloss.catalogue import Loss
 from portaloss.checks import (
@@ -29,7 +28,7 @@ from portaloss.checks import (
 )
 from portaloss.kinds import LossKind
 
-Array = npt.NDArray[Any]
+Array = Any  # of either library: a view is made the same way
 View = Callable[[Array], Array]
 Operands = Mapping[str, Array]
 Options = Mapping[str, Any]

@@ -23,7 +23,8 @@ def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float
     operands = arranged.operands
     if loss.divisor is Divisor.TARGET_LENGTHS:
         lengths = operands["target_lengths"]
-        return np.maximum(lengths, 1).astype(np.float64) * len(lengths)
+        each: npt.NDArray[np.float64] = np.maximum(lengths, 1).astype(np.float64) * len(lengths)
+        return each
     if loss.divisor is Divisor.WEIGHT_SUM and "weight" in operands:
         return float(operands["weight"].astype(np.float64).sum())
     if loss.divisor is Divisor.CLASS_WEIGHT_SUM and not is_floating(operands["target"]):

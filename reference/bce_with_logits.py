@@ -35,8 +35,8 @@ The derivative, step by step
 Kinks and conventions
 ---------------------
 None: ℓ is smooth. At infinite logits PyTorch's sum, (1 - t) x + (a + b) (log1p(exp(-|x|)) + max(-x, 0)), decides. At
-x = inf and t = 1 it has 0 · inf, and at x = -inf and t ≤ 1, inf - inf or 0 · inf: nan. The same sum differentiated with
-respect to t, -x + (p - 1) (...), is nan at x = -inf for a p of at most 1. The derivative with respect to x is finite.
+x = inf and t = 1 it has 0 · inf, and at x = -inf and t ≤ 1, inf - inf or 0 · inf: nan. The derivatives are what the
+formulas give, and with respect to x they are finite.
 
 What overflows or cancels
 -------------------------
@@ -121,16 +121,12 @@ def bce_with_logits(
     # in place where an array is not needed again: a tile and its temporaries share the cache
     loss = input * gap
     loss += log_tail if pos_weight is None else both * log_tail
-    if "target" in wants:
-        slope = -input if pos_weight is None else (pos_weight - 1) * log_tail - input * _turn(positive, pos_weight)
-
     lost = input == -np.inf
     if lost.any():
         loss = np.where(lost, (1 - target) * input - both * input, loss)  # the infinite terms of PyTorch's sum
-        if "target" in wants and pos_weight is not None:
-            slope = np.where(lost, (1 - pos_weight) * input - input, slope)
 
     if "target" in wants:
+        slope = -input if pos_weight is None else (pos_weight - 1) * log_tail - input * _turn(positive, pos_weight)
         derivatives["target"] = slope if weight is None else slope * weight
     if "input" in wants:
         tail /= 1 + tail

@@ -34,9 +34,9 @@ The derivative, step by step
 Kinks and conventions
 ---------------------
 At cos = m the derivative is that of the active side, as in PyTorch, where a clamp passes its gradient at equality.
-Orthogonal vectors with the default margin of 0 are such a tie. A zero vector has cos = 0, and its own derivative is
--y / √(εb), of length 1e6: the loss is steep there. A pair whose target is neither 1 nor -1, nan included, has loss 0,
-even where x or y holds nan; its derivatives are 0 times what they would be, so they are nan there.
+Orthogonal vectors with the default margin of 0 are such a tie. A zero vector has cos = 0, and for t = 1 its derivative
+is -y / √(εb), of length 1e6: the loss is steep there. A pair whose target is neither 1 nor -1, nan included, has loss
+0, even where x or y holds nan; its derivatives are 0 times what they would be, so they are nan there.
 
 What overflows or cancels
 -------------------------

@@ -54,8 +54,9 @@ loss is inf or nan, the derivative 0 (or nan), and so they are here. |u|ᵖ for 
 m + d - d is a difference of distances, and ∂ℓ/∂a one of two unit vectors; x - y + ε is a difference too where
 x - y ≈ -ε. Rounding in their terms stays: ``magnitudes`` counts them.
 
-|u|ᵖ is never raised twice: |u|^(p-1), which the derivative needs, times |u| is the norm's summand, and for p ≥ 2
-u |u|^(p-2) has its sign already.
+For p > 1 a power is taken once a feature: |u|^(p-1), which the derivative needs, times |u| is the norm's summand. The
+exponent of the root, 1/p, is no float for p = 3; what its rounding costs grows with |log Σ|u|ᵖ|, and ``_root`` takes it
+back.
 
 Source: Kilian Q. Weinberger, John Blitzer and Lawrence K. Saul, "Distance Metric Learning for Large Margin Nearest
 Neighbor Classification", NIPS 18 (2005); Florian Schroff, Dmitry Kalenichenko and James Philbin, "FaceNet: A Unified
@@ -66,7 +67,7 @@ Mikolajczyk, "Learning Local Feature Descriptors with Triplets and Shallow Convo
 >>> import numpy as np
 >>> a, b, c = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]])
 
-Both distances are 5, so the margin is what is left. a is pulled along (-3, -4)/5 and pushed along (0, -5)/5.
+Both distances are 5, so the margin is what is left. The derivative in a is (-3, -4)/5 - (0, -5)/5.
 
 >>> items, derivatives = triplet_margin(a, b, c, eps=0.0, wants=("anchor", "positive", "negative"))
 >>> items.tolist()
@@ -195,7 +196,8 @@ def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
 def _root(total: Array, p: float) -> Array:
     """total^(1/p), and one step of Newton's method.
 
-    1/3 is rounded in any dtype, and at a total of 1e-18, from ε alone, that costs 10 units in the last place. p is not.
+    1/p is rounded, and p is not. For p = 3 and a total of 1e-18, which ε alone makes, that costs 10 units in the last
+    place.
     """
     root = total ** (1 / p)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -29,7 +29,24 @@ _FORMATS = {
 BOUNDS = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 4.0}
 
 #: (kind, dtype) -> a bound that differs, and the measurement that is the reason for it.
-EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {}
+EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
+    (LossKind.CROSS_ENTROPY, "float32"): (
+        7.0,
+        "NumPy's float32 exp, off by up to 2.4 ulp, enters softmax twice, above and below the line: 6.3 was measured",
+    ),
+    (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
+        9.0,
+        "cross-entropy's 7, of logits that a matrix product has rounded, and the products of their derivatives",
+    ),
+    (LossKind.COSINE_EMBEDDING, "float32"): (
+        6.0,
+        "three sums of products, two roots, a product, a quotient and a difference, half an ulp each: 4.7 was measured",
+    ),
+    (LossKind.TRIPLET_MARGIN, "float32"): (
+        6.0,
+        "two norms, each a sum, a root and a quotient, and the difference of the unit vectors: 4.1 was measured",
+    ),
+}
 
 
 def bound(kind: LossKind, dtype: str) -> float:
@@ -91,6 +108,9 @@ def compare(got: Array, expected: Expected, dtype: str) -> Comparison:
     with np.errstate(all="ignore"):
         a, b = (np.clip(np.where(judged, x, 0.0), -beyond, beyond) for x in (result, truth))
         error = np.abs(a - b)
+        # A product may pass below the smallest normal number on its way to a result above it, and lose digits there; a
+        # GPU flushes such numbers to 0. 16-bit floats are computed in float32, whose range contains float16's.
+        error = np.where((error < 2.0**least) & (dtype != "float16"), 0.0, error)
         size = np.fmax(np.abs(truth), np.abs(expected.magnitude))
         size = np.where(np.isfinite(size), size, np.abs(b))
         ulps = error / ulp(size, dtype)

@@ -55,14 +55,17 @@ def kinks(domain: Domain, rng: Generator, shape: Shape, points: Sequence[float])
     return rng.choice(choices[domain], shape)
 
 
-def extremes(domain: Domain, rng: Generator, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """The far ends: logits of +-1e4, and the smallest numbers of the dtype, subnormal ones included."""
+def extremes(domain: Domain, rng: Generator, shape: Shape, dtype: np.dtype[Any], *, first: bool) -> Array:
+    """The far ends: logits of +-1e4, and in the first operand the smallest numbers of the dtype, subnormal ones too.
+
+    Other operands multiply: a product of two of the smallest numbers is 0, and a third factor can't bring it back.
+    """
     tiny, subnormal, epsilon = _limits(dtype)
     choices = {
         Domain.REAL: [-1e4, -3.0, -tiny, 0.0, subnormal, 3.0, 1e4],  # no two differ by a margin, up to rounding
-        Domain.POSITIVE: [tiny, 0.5, 1.0, 1e4],
-        Domain.NON_NEGATIVE: [0.0, subnormal, tiny, 1.0, 1e4],
-        Domain.PROBABILITY: [0.0, subnormal, tiny, 0.5, 1.0 - epsilon / 2, 1.0],
+        Domain.POSITIVE: [1e-3, 0.5, 1.0, 1e4],
+        Domain.NON_NEGATIVE: [0.0, 1e-3, 1.0, 1e4],
+        Domain.PROBABILITY: [0.0, *([subnormal, tiny] if first else [epsilon]), 0.5, 1.0 - epsilon / 2, 1.0],
         Domain.LOG_PROBABILITY: [-1e4, -1.0, -tiny, -subnormal, 0.0],
         Domain.COUNT: [0.0, 1.0, 2.0, 1000.0],
         Domain.SIGN: [-1.0, 1.0],

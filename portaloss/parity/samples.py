@@ -165,16 +165,16 @@ class _Builder:
 
     def _values(self, row: Operand, domain: Domain, shape: Shape) -> Array:
         recipe, rng = self._recipe, self._rng
+        first = row is self._loss.operands[0]
         weight = row.optional and domain is Domain.NON_NEGATIVE
         if weight and recipe.weights == "all zero":
             return np.zeros(shape)
         if recipe.values == "kinks" and not self._pairs_of_rows:
             values = draws.kinks(domain, rng, shape, self._points())
         elif recipe.values == "extremes" and row.name != "linear_weight":  # products of two 1e4 say nothing more
-            values = draws.extremes(domain, rng, shape, self._dtype)
+            values = draws.extremes(domain, rng, shape, self._dtype, first=first)
         else:
             values = draws.typical(domain, rng, shape)
-        first = row is self._loss.operands[0]
         if recipe.values == "minus-inf" and first and domain in {Domain.REAL, Domain.LOG_PROBABILITY}:
             values = draws.sprinkle(values, rng, [-np.inf])
         if recipe.values == "not-finite" and domain in {Domain.REAL, Domain.LOG_PROBABILITY}:

@@ -65,6 +65,11 @@ class Truth:
         """The shape of the loss with reduction none."""
         return self._arranged.items_shape
 
+    @property
+    def items_size(self) -> int:
+        """How many items there are."""
+        return int(self._terms.items.size)
+
     def loss(self, reduction: LossReduction) -> Expected:
         """The loss."""
         if reduction is LossReduction.NONE:

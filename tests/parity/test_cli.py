@@ -9,7 +9,8 @@ import pytest
 
 from portaloss import skus
 
-KIND = ("--kind", "hinge_embedding", "--dtype", "float32")
+# other backends may be known here, and absent
+KIND = ("--kind", "huber", "--dtype", "float32", "--backend", "cpu")
 
 
 def portaloss(*args, code=None, cwd=None):
@@ -30,8 +31,8 @@ sys.modules["imaginary"] = types.SimpleNamespace(unavailable=lambda: "it was nev
 WRONG = """
 from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.kinds import LossKind
-right = CHAPTERS[LossKind.HINGE_EMBEDDING]
-CHAPTERS[LossKind.HINGE_EMBEDDING] = lambda margin, **rest: right(margin=margin + 1, **rest)
+right = CHAPTERS[LossKind.HUBER]
+CHAPTERS[LossKind.HUBER] = lambda delta, **rest: right(delta=2 * delta, **rest)
 """
 
 
@@ -43,14 +44,14 @@ def test_a_run_ends_with_one_line_and_writes_its_reports(tmp_path):
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert len(rows) == 6
     for row in rows:
-        assert row["kind"] == "hinge_embedding"
+        assert row["kind"] == "huber"
         assert row["passed"] is True
         assert row["cases"] >= 15
         assert row["worst_ulp"] <= 4
         assert isinstance(row["worst_seed"], int)
         assert row["versions"].keys() >= {"python", "numpy", "scipy", "torch", "triton", "portaloss", "ml_dtypes"}
         assert row["device"]
-    assert "hinge_embedding" in (tmp_path / "a.html").read_text()
+    assert "huber" in (tmp_path / "a.html").read_text()
     if os.name == "posix":
         umask = os.umask(0)
         os.umask(umask)
@@ -61,20 +62,20 @@ def test_a_failure_is_exit_code_1_and_can_be_replayed():
     done = portaloss("parity", *KIND, code=WRONG)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "parity: 0 passed, 6 failed, 0 absent"
-    assert "FAILED hinge_embedding-float32-none-forward on cpu" in done.stderr
-    assert "--replay 'hinge_embedding-float32-none-forward:" in done.stderr
-    name = done.stderr.split("--replay 'hinge_embedding-float32-none-forward:")[1].split("'")[0]
-    again = portaloss("parity", "--replay", f"hinge_embedding-float32-none-forward:{name}", code=WRONG)
+    assert "FAILED huber-float32-none-forward on cpu" in done.stderr
+    assert "--replay 'huber-float32-none-forward:" in done.stderr
+    name = done.stderr.split("--replay 'huber-float32-none-forward:")[1].split("'")[0]
+    again = portaloss("parity", "--replay", f"huber-float32-none-forward:{name}", code=WRONG)
     assert again.returncode == 1
     assert "FAILED" in again.stdout
     assert "PyTorch" in again.stdout
-    right = portaloss("parity", "--replay", f"hinge_embedding-float32-none-forward:{name}")
+    right = portaloss("parity", "--replay", f"huber-float32-none-forward:{name}")
     assert right.returncode == 0, right.stderr
     assert "passed: " in right.stdout
 
 
 def test_an_absent_backend_is_absent_and_not_passed(tmp_path):
-    done = portaloss("parity", *KIND, "--json", str(tmp_path / "a.json"), code=ABSENT)
+    done = portaloss("parity", *KIND, "--backend", "imaginary", "--json", str(tmp_path / "a.json"), code=ABSENT)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
     assert "imaginary: absent, it was never built" in done.stdout
@@ -83,7 +84,7 @@ def test_an_absent_backend_is_absent_and_not_passed(tmp_path):
 
 
 def test_a_required_backend_that_is_absent_fails():
-    done = portaloss("parity", *KIND, "--backend", "cpu", "--require", "imaginary", code=ABSENT)
+    done = portaloss("parity", *KIND, "--require", "imaginary", code=ABSENT)
     assert done.returncode == 1
     assert "imaginary is required but absent: it was never built" in done.stderr
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
@@ -117,7 +118,7 @@ def test_bad_usage_is_exit_code_2_and_names_what_is_bad(args, named, tmp_path):
 
 def test_merge(tmp_path):
     portaloss("parity", *KIND, "--json", "a.json", cwd=tmp_path)
-    portaloss("parity", "--kind", "hinge_embedding", "--dtype", "float64", "--json", "b.json", cwd=tmp_path)
+    portaloss("parity", "--kind", "smooth_l1", *KIND[2:], "--json", "b.json", cwd=tmp_path)
     done = portaloss("parity", "merge", "a.json", "b.json", "--json", "c.json", "--html", "c.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parity: 12 passed, 0 failed, 0 absent"

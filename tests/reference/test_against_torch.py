@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from portaloss.catalogue import LOSSES
-from portaloss.kinds import LossKind, LossReduction
-from portaloss.parity import eager, samples
+from portaloss.kinds import DTYPES, LossKind, LossReduction
+from portaloss.parity import eager, run, samples
 from portaloss.parity.truth import Truth
 
 pytest.importorskip("torch")
@@ -15,25 +17,53 @@ pytest.importorskip("torch")
 #: Of the sum of |terms|: 4500 units of float64's last place, for PyTorch's own rounding.
 TOLERANCE = 1e-12
 
+#: Below this, float64's numbers have lost digits to underflow on the way.
+UNDERFLOW = 1e-290
+
+#: Where PyTorch's own formula cancels and ours does not: its error is relative to the largest operand, not to the
+#: result. It is allowed 8 roundings of that.
+PYTORCH_CANCELS = {
+    LossKind.CROSS_ENTROPY: "-log p is (max + log sum) - x",
+    LossKind.FUSED_LINEAR_CROSS_ENTROPY: "-log p is (max + log sum) - x",
+    LossKind.CTC: "probabilities are exp of sums of log probabilities",
+    LossKind.MULTILABEL_SOFT_MARGIN: "the derivative of the target is log sigmoid(x) - log sigmoid(-x)",
+}
+ROUNDINGS = 8 * 2.0**-53
+
+#: Where PyTorch's kernels disagree with PyTorch's other kernels, and we follow the others.
+PYTORCH_DIFFERS = {
+    (LossKind.MULTI_MARGIN, "empty"): "the mean of no items is 0, not nan as for every other loss",
+    (LossKind.MULTILABEL_MARGIN, "empty"): "the mean of no items is 0, not nan as for every other loss",
+    (LossKind.NLL, "weights-all-zero"): "a mean of 0/0 has a gradient of nan at the target only, not in the whole row",
+}
+
 CASES = [(kind, name) for kind in LossKind for name in samples.names(kind)]
 
 
-def assert_close(name, got, expected):
-    assert got.shape == expected.value.shape, name
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected.value), err_msg=f"{name}: nan")
-    size = np.fmax(np.abs(expected.value), expected.magnitude)
+def assert_close(what, got, expected, floor=0.0):
+    assert got.shape == expected.value.shape, what
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected.value), err_msg=f"{what}: nan")
+    infinite = np.isinf(expected.value)
+    np.testing.assert_array_equal(got[infinite], expected.value[infinite], err_msg=f"{what}: inf")
     finite = np.isfinite(expected.value)
-    np.testing.assert_array_equal(got[~finite], expected.value[~finite], err_msg=f"{name}: inf")
-    error = np.abs(got - expected.value)[finite]
-    allowed = TOLERANCE * np.where(np.isfinite(size), size, np.abs(expected.value))[finite]
-    # below 1e-300 numbers have lost digits to underflow
-    worst = np.max(error - allowed, initial=0.0)
-    assert worst <= 1e-300, f"{name}: off by {np.max(error / np.maximum(allowed, 1e-300)) * TOLERANCE:.3g} of its size"
+    value = expected.value[finite]
+    size = np.fmax(np.abs(value), expected.magnitude[finite])
+    size = np.where(np.isfinite(size), size, np.abs(value))
+    error = np.abs(got[finite] - value)
+    allowed = TOLERANCE * size + floor + UNDERFLOW
+    assert (error <= allowed).all(), f"{what}: off by {np.max(error / np.maximum(size, UNDERFLOW)):.3g} of its size"
 
 
-@pytest.mark.filterwarnings("ignore")
+def largest(arrays):
+    """The largest finite |number| of floating arrays."""
+    floats = [np.abs(array[np.isfinite(array)]) for array in arrays if array.dtype.kind == "f"]
+    return max((float(array.max()) for array in floats if array.size), default=0.0)
+
+
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.name.lower()}-{name}" for kind, name in CASES])
 def test_value_and_gradients_in_float64(kind, name):
+    if (kind, name) in PYTORCH_DIFFERS:
+        pytest.skip(PYTORCH_DIFFERS[kind, name])
     loss = LOSSES[kind]
     case = samples.case(loss, "float64", name)
     truth = Truth(loss, case)
@@ -42,10 +72,45 @@ def test_value_and_gradients_in_float64(kind, name):
     pytorch = eager.run(loss, case, upstreams)
     if not pytorch.losses:
         pytest.skip("PyTorch does not support the case")
+    scale = largest(case.operands.values())
+    if kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:  # the logits are sums of products of two operands
+        features = case.operands["input"].shape[-1]
+        scale = features * largest([case.operands["input"]]) * largest([case.operands["linear_weight"]])
+    floor = ROUNDINGS * scale if kind in PYTORCH_CANCELS else 0.0
     for reduction, value in pytorch.losses.items():
-        assert_close(f"loss, {reduction.name}", value, truth.loss(reduction))
+        count = 1 if reduction is LossReduction.NONE else max(truth.items_size, 1)
+        assert_close(f"loss, {reduction.name}", value, truth.loss(reduction), floor * count)
     for reduction, gradients in pytorch.gradients.items():
         expected = truth.gradients(reduction, upstreams[reduction])
         assert gradients.keys() == expected.keys()
+        factor = max(largest([upstreams[reduction]]), 1.0) * max(scale, 1.0)
         for operand, gradient in gradients.items():
-            assert_close(f"gradient of {operand}, {reduction.name}", gradient, expected[operand])
+            assert_close(f"gradient of {operand}, {reduction.name}", gradient, expected[operand], floor * factor)
+
+
+@cache
+def rows(kind, dtype):
+    """The matrix of a kind in a dtype."""
+    return list(run.run_kind(["cpu"], LOSSES[kind], dtype))
+
+
+MATRIX = [(kind, dtype) for kind in LossKind for dtype in DTYPES]
+IDS = [f"{kind.name.lower()}-{dtype}" for kind, dtype in MATRIX]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), MATRIX, ids=IDS)
+def test_the_matrix_passes(kind, dtype):
+    failed = {row.sku: row.failures for row in rows(kind, dtype) if not row.passed}
+    assert failed == {}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), MATRIX, ids=IDS)
+def test_no_error_is_more_than_twice_pytorch_s(kind, dtype):
+    # One ulp is what a correctly rounded result in which two roundings meet may have. Where PyTorch is below half of
+    # that, its few cases happened to round well, and twice nothing is nothing.
+    worse = {
+        row.sku: (row.worst_ulp, row.torch_ulp, row.worst_case)
+        for row in rows(kind, dtype)
+        if row.torch_ulp is not None and not (row.worst_ulp or 0.0) <= max(2.0 * row.torch_ulp, 1.0)
+    }
+    assert worse == {}

@@ -7,10 +7,11 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+
 from portaloss.reference.cosine_embedding import EPSILON, cosine_embedding
 from portaloss.reference.multilabel_soft_margin import multilabel_soft_margin, sum_products
 from portaloss.reference.triplet_margin import triplet_margin
-from torch.nn import functional
 
 INF, NAN = math.inf, math.nan
 

@@ -141,7 +141,7 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
         if any(call.depends_on_total(name) for name in wants):
             # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
             with np.errstate(all="ignore"):
-                offsets = {"weight": float(call.reduce(call.run(1.0), by))}
+                offsets = {"weight": float(call.reduce(call.run(1.0), by)) / call.repeats("weight")}
         call.run(call.scale(by, float(incoming.reshape(()))), gradients=gradients, offsets=offsets)
     return {name: arrays.like(gradient, library) for name, gradient in gradients.items()}
 
@@ -200,6 +200,10 @@ class _Call:
         mean = self._plan.reduction is LossReduction.MEAN
         return mean and name == "weight" and self._loss.divisor is Divisor.WEIGHT_SUM
 
+    def repeats(self, name: str) -> float:
+        """How many items each element of an operand is part of, where it broadcasts."""
+        return max(prod(self.arranged.items_shape), 1) / max(self._given[name].size, 1)
+
     def gradients(self, wants: Collection[str]) -> dict[str, Array]:
         """Where the gradients go: arrays of the operands' own shapes and dtypes, not yet filled."""
         return {name: memory.empty_like(self._given[name]) for name in wants}
@@ -213,7 +217,16 @@ class _Call:
         offsets: Mapping[str, float] | None = None,
     ) -> Any:
         """Fill ``items`` and ``gradients``; returns the sum of the items, or the items where each has a divisor."""
-        gradients = gradients or {}
+        with np.errstate(all="ignore"):
+            return self._run(upstream, items, gradients or {}, offsets or {})
+
+    def _run(
+        self,
+        upstream: float | Array,
+        items: Array | None,
+        gradients: Mapping[str, Array],
+        offsets: Mapping[str, float],
+    ) -> Any:
         arranged = self.arranged
         if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
             return self._run_linear(upstream, items, gradients)
@@ -239,7 +252,7 @@ class _Call:
             items_view,
             views,
             upstream,
-            offsets or {},
+            offsets,
         ).run()
 
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:

@@ -7,6 +7,7 @@ forward and backward.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
     offset = None
     if any(call.depends_on_total(name) for name in wants):
         # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
-        offset = call.reduce(call.run()[0], by).to(call.math)
+        offset = (call.reduce(call.run()[0], by) / call.repeats("weight")).to(call.math)
     return call.run(wants=wants, scale=call.scale(by, upstream), offset=offset)[1]
 
 
@@ -162,6 +163,10 @@ class _Call:
         mean = self._plan.reduction is LossReduction.MEAN
         return mean and name == "weight" and self._loss.divisor is Divisor.WEIGHT_SUM
 
+    def repeats(self, name: str) -> float:
+        """How many items each element of an operand is part of, where it broadcasts."""
+        return max(prod(self.arranged.items_shape), 1) / max(self._given[name].numel(), 1)
+
     def run(
         self,
         *,
@@ -207,7 +212,11 @@ class _Call:
             wanted = rows.Wanted(items, sums, dtypes, upstream, scale)
             given = rows.run(self._plan.kind, self._operands, options, self.math, wanted)
             stored, partials, gradients = given.items, given.sums, given.gradients
-        result = stored.reshape(self.arranged.items_shape) if partials is None else launch.total(partials)
+        if partials is not None:
+            result = launch.total(partials)
+        else:
+            assert stored is not None, "a pass stores items or partial sums"
+            result = stored.reshape(self.arranged.items_shape)
         return result, {name: self._fold(name, gradient) for name, gradient in gradients.items()}
 
     def _full_shape(self) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ def merge_axes(shape: Sequence[int], tensors: Iterable[torch.Tensor]) -> Axes:
     guide = next((tensor for tensor in tensors if tuple(tensor.shape) == tuple(shape)), None)
     order = list(range(len(shape)))
     if guide is not None:
-        order.sort(key=lambda axis: -abs(guide.stride(axis)) if shape[axis] > 1 else 0)
+        order.sort(key=lambda axis: -guide.stride()[axis] if shape[axis] > 1 else 0)
     groups: list[list[int]] = []
     for axis in order:
         if shape[axis] == 1:

@@ -1,0 +1,296 @@
+"""Fused linear cross-entropy on the CPU: a chunk of rows at a time, never all logits.
+
+The chapter of ``portaloss.reference`` on cross-entropy runs on tiles of a chunk's logits, on all cores; its gradient
+takes the logits' place. The products before and after are the BLAS library's, which has threads of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]
+
+from portaloss.backends.cpu import memory
+from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
+from portaloss.backends.cpu.threads import get_num_threads, parallel
+from portaloss.backends.cpu.tiles import TILE
+from portaloss.checks import is_floating
+from portaloss.reference.cross_entropy import cross_entropy
+
+Array = npt.NDArray[Any]
+
+#: Bytes of scratch that chunks are sized for.
+MAX_MEMORY = 32 * 2**20
+
+#: A chunk has at least this many rows, whatever the memory: a thinner product reads a weight for too little work.
+MIN_ROWS = 8
+
+#: A bound on the tile-sized temporaries that a tile of cross-entropy, or a cast, holds at once. A test measures it.
+TEMPORARIES = 14
+
+
+def compute(
+    operands: Mapping[str, Array],
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    upstream: Array | float | None,
+    wants: Collection[str],
+    max_memory: int = MAX_MEMORY,
+) -> tuple[Array, dict[str, Array]]:
+    """Items in the math dtype, and gradients in their operands' dtypes.
+
+    Args:
+        operands: input (N, H), linear_weight (C, ..., H), target (N, ...) integers or (N, C, ...) floating, and maybe
+            linear_bias (C, ...) and weight (C,).
+        ignore_index: rows with this class as target cost nothing.
+        label_smoothing: how much of the target is spread over all classes.
+        upstream: what derivatives are multiplied by: one number for each item, or for all; None for no gradients.
+        wants: the operands to differentiate.
+        max_memory: bytes of scratch that chunks are sized for.
+    """
+    call = _Call(operands, ignore_index, label_smoothing, upstream, () if upstream is None else wants, max_memory)
+    with np.errstate(all="ignore"):
+        return call.run()
+
+
+def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], max_memory: int) -> int:
+    """An upper bound in bytes of what ``compute`` allocates beyond its results, for a contiguous linear_weight.
+
+    Args:
+        rows: N.
+        hidden: H.
+        classes: C, or C times the positions of a K-dimensional loss.
+        dtype: of the operands.
+        max_memory: as for ``compute``.
+    """
+    itemsize = math_dtype(dtype).itemsize
+    chunk = _chunk_rows(rows, hidden, classes, itemsize, max_memory)
+    scratch = chunk * _row_size(hidden, classes) * itemsize
+    scratch += min(max_memory // 4 + hidden * itemsize, classes * hidden * itemsize)  # a cast block of the weight
+    scratch += get_num_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
+    scratch += classes * 8 * 4  # bias, its sum, class weights, their sum
+    if dtype.itemsize < 4:
+        scratch += classes * hidden * itemsize
+    return scratch + 65536
+
+
+def _row_size(hidden: int, classes: int) -> int:
+    """Elements of scratch for each row of a chunk: logits, and the row of the input, its gradient, and a part of it."""
+    return classes + 3 * hidden
+
+
+def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory: int) -> int:
+    """Rows in a chunk: half of the memory is for them. All chunks are of a size, but for what is left over."""
+    most = max(MIN_ROWS, max_memory // 2 // max(1, _row_size(hidden, classes) * itemsize))
+    chunks = -(-rows // most)
+    return -(-rows // chunks) if chunks else 0
+
+
+class _Call:
+    """One call: operands, results, and the scratch that all chunks share."""
+
+    def __init__(
+        self,
+        operands: Mapping[str, Array],
+        ignore_index: int,
+        label_smoothing: float,
+        upstream: Array | float | None,
+        wants: Collection[str],
+        max_memory: int,
+    ) -> None:
+        self._input, self._target = operands["input"], operands["target"]
+        linear_weight = operands["linear_weight"]
+        floating = [array for array in operands.values() if is_floating(array)]
+        self._math = max((math_dtype(array.dtype) for array in floating), key=lambda dtype: dtype.itemsize)
+        self._options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        self._upstream = self._as_upstream(upstream)
+        self._wants = frozenset(wants)
+
+        self._rows, hidden = self._input.shape
+        self._shape = linear_weight.shape[:-1]  # of a row of logits
+        self._outputs = prod(self._shape)
+        self._chunk = _chunk_rows(self._rows, hidden, self._outputs, self._math.itemsize, max_memory)
+        self._matrix = _Matrix(linear_weight, self._math, max_memory // 4)
+        self._bias: Array | None = None
+        if "linear_bias" in operands:
+            self._bias = widen(operands["linear_bias"], self._math)
+        self._class_weight: Array | None = None
+        if "weight" in operands:
+            ones = (1,) * (len(self._shape) - 1)
+            self._class_weight = widen(operands["weight"], self._math).reshape(1, -1, *ones)
+
+        self._soft = is_floating(self._target)
+        self._items = memory.empty((self._rows, *self._shape[1:]), self._math)
+        self._gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wants}
+        self._logits = np.empty((self._chunk, self._outputs), self._math)
+        self._products = bool(self._wants & {"input", "linear_weight", "linear_bias"})
+        self._weight_sum = self._accumulator("linear_weight")
+        self._bias_sum = np.zeros(self._outputs if "linear_bias" in self._wants else 0)
+        self._class_sum = np.zeros(self._shape[0] if "weight" in self._wants else 0)
+
+    def run(self) -> tuple[Array, dict[str, Array]]:
+        """All chunks, one after another."""
+        for start in range(0, self._rows, self._chunk or 1):
+            self._run_chunk(slice(start, min(start + self._chunk, self._rows)), first=start == 0)
+        if self._rows == 0:
+            self._weight_sum[...] = 0.0
+        if "linear_weight" in self._wants:
+            _narrow_in_parallel(self._weight_sum, self._gradients["linear_weight"])
+        if "linear_bias" in self._wants:
+            narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
+        if "weight" in self._wants:
+            narrow_into(self._class_sum.astype(self._math), self._gradients["weight"])
+        return self._items, self._gradients
+
+    def _run_chunk(self, rows: slice, *, first: bool) -> None:
+        x = np.ascontiguousarray(widen(self._input[rows], self._math))
+        logits = self._logits[: len(x)]
+        self._matrix.forward(x, logits)
+        for partial in _over(len(x), max(1, TILE // max(1, self._outputs)), lambda part: self._run_tile(rows, part)):
+            self._class_sum += partial
+
+        g = logits
+        if "linear_weight" in self._wants:
+            _accumulate(g, x, self._weight_sum, first=first)
+        if "linear_bias" in self._wants:
+            self._bias_sum += np.add.reduce(g, axis=0)
+        if "input" in self._wants:
+            gradient = self._gradients["input"][rows]
+            if gradient.dtype == self._math:
+                self._matrix.backward(g, gradient)
+            else:
+                self._matrix.backward(g, x)  # x has served
+                narrow_into(x, gradient)
+
+    def _run_tile(self, chunk: slice, part: slice) -> Array | float:
+        """Some rows of a chunk: items, g in place of the logits; returns their part of the class weights' gradient."""
+        logits = self._logits[part].reshape(-1, *self._shape)
+        if self._bias is not None:
+            logits += self._bias
+        rows = slice(chunk.start + part.start, chunk.start + part.stop)
+        target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None]
+        wants = [name for name in ("target", "weight") if name in self._wants]
+        items, derivatives = cross_entropy(
+            logits, target, self._class_weight, **self._options, wants=["input", *wants] if self._products else wants
+        )
+        self._items[rows] = items[:, 0]
+        if not self._wants:
+            return 0.0
+
+        u: Array | float = self._upstream
+        if isinstance(u, np.ndarray):
+            u = widen(u[rows, None], self._math)
+        if self._products:
+            np.multiply(derivatives["input"], u, out=logits)
+        if "target" in self._wants:
+            narrow_into(derivatives["target"] * u, self._gradients["target"][rows])
+        if "weight" in self._wants:
+            partial: Array = (derivatives["weight"] * u).sum(axis=(0, *range(2, logits.ndim)))
+            return partial
+        return 0.0
+
+    def _accumulator(self, name: str) -> Array:
+        """Where a gradient is added up, (C ..., H): the gradient itself, unless it is too narrow for a sum."""
+        if name not in self._wants:
+            return np.empty((0, 0), self._math)
+        gradient = self._gradients[name]
+        if gradient.dtype == self._math:
+            return gradient.reshape(self._outputs, -1)
+        return np.empty((self._outputs, gradient.shape[-1]), self._math)
+
+    @staticmethod
+    def _as_upstream(upstream: Array | float | None) -> Array | float:
+        if upstream is None:
+            return 1.0
+        return upstream if isinstance(upstream, np.ndarray) and upstream.ndim else float(upstream)
+
+
+class _Matrix:
+    """The linear layer's weight, (C, ..., H), as a matrix with H columns.
+
+    Where BLAS cannot take it as it is (16 bits, or strides of its own), blocks of rows are cast one after another.
+    """
+
+    def __init__(self, weight: Array, math: np.dtype[Any], max_memory: int) -> None:
+        self._hidden = weight.shape[-1]
+        flat = weight.flags.c_contiguous or weight.ndim == 2
+        #: Rows of the matrix; or where strides forbid that, classes, each of which is as many rows as it has positions.
+        self._weight = weight.reshape(-1, self._hidden) if flat else weight
+        self._positions = prod(self._weight.shape[1:-1])
+        self._direct = flat and weight.dtype == math and (weight.flags.c_contiguous or weight.flags.f_contiguous)
+        if not self._direct:
+            size = max(1, self._positions * self._hidden * math.itemsize)
+            self._block = max(1, min(len(self._weight), max_memory // size))
+            self._cast = np.empty((self._block, *self._weight.shape[1:]), math)
+
+    def forward(self, x: Array, out: Array) -> None:
+        """x Wᵀ."""
+        if self._direct:
+            np.matmul(x, self._weight.T, out=out)
+            return
+        for columns, block in self._blocks():
+            np.matmul(x, block.T, out=out[:, columns])
+
+    def backward(self, g: Array, out: Array) -> None:
+        """g W."""
+        if self._direct:
+            np.matmul(g, self._weight, out=out)
+            return
+        part = np.empty_like(out)
+        out[...] = 0.0
+        for columns, block in self._blocks():
+            np.matmul(g[:, columns], block, out=part)
+            out += part
+
+    def _blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Columns of the logits, and the rows of the matrix that they come from, in the math dtype."""
+        for start in range(0, len(self._weight), self._block):
+            source = self._weight[start : start + self._block]
+            cast = self._cast[: len(source)]
+            _cast_in_parallel(source, cast)
+            stop = start + len(source)
+            yield slice(start * self._positions, stop * self._positions), cast.reshape(-1, self._hidden)
+
+
+def _accumulate(g: Array, x: Array, total: Array, *, first: bool) -> None:
+    """total += gᵀ x, in place: BLAS adds to what it finds. With ``first`` nothing is found yet.
+
+    BLAS stores matrices column by column. Seen so, all three are the transposes of what they are here, and none has to
+    be copied.
+    """
+    if total.size:
+        gemm = sgemm if total.dtype == np.float32 else dgemm
+        gemm(1.0, x.T, g.T, beta=0.0 if first else 1.0, c=total.T, trans_b=1, overwrite_c=1)
+
+
+def _over(count: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
+    """The function on slices of ``size`` out of ``count``, on all threads; results in order."""
+    return parallel(
+        lambda index: function(slice(index * size, min((index + 1) * size, count))), -(-count // size) if count else 0
+    )
+
+
+def _cast_in_parallel(source: Array, out: Array) -> None:
+    def cast(part: slice) -> None:
+        out[part] = widen(source[part], out.dtype)
+
+    _over(len(source), _rows_of_a_tile(source), cast)
+
+
+def _narrow_in_parallel(values: Array, out: Array) -> None:
+    if values.dtype == out.dtype:
+        return  # it was added up there
+    flat = out.reshape(values.shape)
+    _over(len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
+
+
+def _rows_of_a_tile(array: Array) -> int:
+    return max(1, TILE * len(array) // max(1, array.size))
+
+
+__all__ = ["MAX_MEMORY", "compute", "workspace_size"]

@@ -1,0 +1,472 @@
+"""CTC: a program walks along one sample's labels, step by step; a second kernel turns two walks into the gradient.
+
+``reference/ctc.py`` has the derivation. The walk that gives β is the one that gives α, on labels and time reversed, so
+both are one kernel and run side by side. Numbers are pairs (m, e) for m 2^e, a float64 each, with 1 <= m < 2 and e
+whole: a step is three exact shifts, two additions and a product, with no logarithm in it, nothing can underflow, and
+the error does not depend on how small a probability is. It is float64 in every dtype, because T roundings in float32
+would be seen in the result, and costs next to nothing, because a step waits for the one before it.
+
+Bytes, for T steps, N samples, C classes of b bytes, S labels: a forward pass reads the S + 1 classes that occur, b each
+and step, and keeps two steps of states (2 S + 1, 16 each), from the cache. With the gradient it writes all of them in
+both directions, 32 T N (2 S + 1), and the second kernel reads these once, log_probs once (T N C b) and writes the
+gradient once (T N C b). The backward pass of mean and sum then moves nothing unless upstream differs from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from portaloss.arrange import Arranged
+from portaloss.backends.triton import tuning
+from portaloss.backends.triton.launch import INTERPRET, tl_dtype
+from portaloss.backends.triton.numerics import exp, maximum, minimum
+
+Tensor = torch.Tensor
+
+#: Bytes of states that are kept at a time. Where a batch needs more, it is handled in parts: samples are independent.
+STATES_BUDGET = 1 << 30
+
+#: What becomes of a sample's gradient: computed, nan because the loss is not finite, or zero because there is none.
+FINE, BROKEN, NOTHING = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+@triton.jit
+def _power_of_two(exponent):
+    """2^exponent for a whole exponent; 0 below 2^-1022, where no sum would notice."""
+    within = minimum(maximum(exponent, -1023.0), 1023.0)
+    return ((within.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def _normal(m, e):
+    """The same number with 1 <= m < 2. Zero has e = -inf; nan and inf keep their m, and e = 0."""
+    bits = m.to(tl.int64, bitcast=True)
+    shift = ((bits >> 52) & 0x7FF) - 1023
+    fraction = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True)
+    ordinary = (m > 0.0) & (m < float("inf"))
+    other_e = tl.where(m == 0.0, float("-inf"), 0.0)
+    return tl.where(ordinary, fraction, m), tl.where(ordinary, e + shift.to(tl.float64), other_e)
+
+
+@triton.jit
+def _shifted(m, e, top):
+    """m 2^(e - top)."""
+    return m * _power_of_two(tl.where(e == top, 0.0, e - top))  # -inf - -inf would be nan
+
+
+@triton.jit
+def _probability(log_p):
+    """exp(log_p) as a pair: 2^e takes the whole powers of two, so that it never underflows. Zero is (0, -inf)."""
+    wrong = (log_p != log_p) | (log_p == float("inf"))  # inf - inf would be next in log space: nan
+    usable = (log_p > float("-inf")) & (log_p < float("inf"))
+    x = tl.where(usable, log_p, 0.0)
+    x = minimum(maximum(x, -1e300), 1e300)
+    e = tl.floor(x * 1.4426950408889634 + 0.5)
+    # ln(2) in two parts, the first with bits to spare for the product; beyond 1e15 e has no digits after the point
+    r = (x - e * 6.93147180369123816490e-01) - e * 1.90821492927058770002e-10
+    r = minimum(maximum(r, -0.5), 0.5)
+    m = tl.where(usable, tl.exp(r), tl.where(wrong, float("nan"), 0.0))
+    return m, tl.where(usable, e, tl.where(wrong, 0.0, float("-inf")))
+
+
+@triton.jit(
+    do_not_specialize=[
+        "steps", "classes", "longest", "label_count", "states", "kept", "blank", "lp_t", "lp_n", "lp_c", "target_stride",
+    ]  # fmt: skip
+)  # fmt: skip
+def walk_kernel(
+    log_probs_ptr, targets_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
+    m_ptr, e_ptr, items_ptr, z_ptr, status_ptr,
+    steps, classes, longest, label_count, states, kept, blank, lp_t, lp_n, lp_c, target_stride,
+    ZERO_INFINITY: tl.constexpr, LABELS: tl.constexpr,
+):  # fmt: skip
+    """All steps of one sample in one direction: 0 gives α, the loss and Z; 1 gives y β.
+
+    A step reads the S + 1 classes that occur and the states of the step before, and writes its own: see the module.
+    Labels are handled LABELS at a time. A sample's states of one step are its S labels, then its S + 1 blanks.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    direction = tl.program_id(1)
+    offset = tl.load(offsets_ptr + n).to(tl.int64)
+    used = tl.load(input_lengths_ptr + n).to(tl.int64)
+    length = tl.load(target_lengths_ptr + n).to(tl.int64)
+    valid = (used >= 0) & (used <= steps) & (length >= 0) & (length <= longest) & (offset + length <= label_count)
+    length = tl.where(valid, length, 0)
+    targets_ptr += offset * target_stride
+    wrong = tl.zeros([LABELS], tl.int32)
+    for start in range(0, length, LABELS):
+        i = start + tl.arange(0, LABELS)
+        label = tl.load(targets_ptr + i * target_stride, mask=i < length, other=blank).to(tl.int64)
+        wrong = wrong | tl.where((label < 0) | (label >= classes), 1, 0)
+    valid = valid & (tl.max(wrong) == 0)
+    length = tl.where(valid, length, 0)
+    used = tl.where(valid, used, 0)
+
+    # walk order to label order: label i is at first + sign i, blank i at first_blank + sign i
+    sign = tl.where(direction == 0, 1, -1).to(tl.int64)
+    first = tl.where(direction == 0, 0, length - 1)
+    first_blank = tl.where(direction == 0, length, 2 * length)
+    base = direction.to(tl.int64) * kept * states + 2 * offset + n
+    m_ptr += base
+    e_ptr += base
+    log_probs_ptr += n * lp_n
+    for t in range(0, used):
+        later = t > 0
+        time = tl.where(direction == 0, t, used - 1 - t)
+        now = (time % kept) * states
+        before = tl.where(later, (time - sign + kept) % kept, 0) * states
+        at_time = log_probs_ptr + time * lp_t
+        blank_m, blank_e = _probability(tl.load(at_time + blank * lp_c).to(tl.float64))
+        for start in range(0, length + 1, LABELS):
+            i = (start + tl.arange(0, LABELS)).to(tl.int64)
+            is_label = i < length
+            is_blank = i <= length
+            has_left = is_blank & (i > 0)
+            own = first + sign * i
+            own_blank = first_blank + sign * i
+            label = tl.load(targets_ptr + own * target_stride, mask=is_label, other=blank).to(tl.int64)
+            left_label = tl.load(targets_ptr + (own - sign) * target_stride, mask=is_label & (i > 0), other=blank)
+            jump = is_label & (label != left_label.to(tl.int64))
+            log_p = tl.load(at_time + label * lp_c, mask=is_label, other=float("-inf")).to(tl.float64)
+            p_m, p_e = _probability(log_p)
+
+            stay_m = tl.load(m_ptr + before + own, mask=is_label & later, other=0.0)
+            stay_e = tl.load(e_ptr + before + own, mask=is_label & later, other=float("-inf"))
+            left_m = tl.load(m_ptr + before + own - sign, mask=has_left & later, other=0.0)
+            left_e = tl.load(e_ptr + before + own - sign, mask=has_left & later, other=float("-inf"))
+            rest_m = tl.load(m_ptr + before + own_blank, mask=is_blank & later, other=0.0)
+            rest_e = tl.load(e_ptr + before + own_blank, mask=is_blank & later, other=float("-inf"))
+            # before the first step all of it is in the first blank, which leads to itself and to the first label
+            source = (i == 0) & (t == 0)
+            rest_m = tl.where(source, 1.0, rest_m)
+            rest_e = tl.where(source, 0.0, rest_e)
+
+            jump_m = tl.where(jump, left_m, 0.0)
+            jump_e = tl.where(jump, left_e, float("-inf"))
+            top = maximum(maximum(stay_e, rest_e), jump_e)
+            total = (_shifted(stay_m, stay_e, top) + _shifted(rest_m, rest_e, top)) + _shifted(jump_m, jump_e, top)
+            label_m, label_e = _normal(total * p_m, top + p_e)
+            top = maximum(rest_e, left_e)
+            total = _shifted(rest_m, rest_e, top) + _shifted(left_m, left_e, top)
+            new_m, new_e = _normal(total * blank_m, top + blank_e)
+            tl.store(m_ptr + now + own, label_m, mask=is_label)
+            tl.store(e_ptr + now + own, label_e, mask=is_label)
+            tl.store(m_ptr + now + own_blank, new_m, mask=is_blank)
+            tl.store(e_ptr + now + own_blank, new_e, mask=is_blank)
+        tl.debug_barrier()  # the next step reads what other threads have written
+
+    if direction == 0:
+        some = used > 0
+        last = tl.where(some, (used - 1) % kept, 0) * states
+        a_m = tl.load(m_ptr + last + 2 * length, mask=some, other=0.0)
+        a_e = tl.load(e_ptr + last + 2 * length, mask=some, other=float("-inf"))
+        b_m = tl.load(m_ptr + last + length - 1, mask=some & (length > 0), other=0.0)
+        b_e = tl.load(e_ptr + last + length - 1, mask=some & (length > 0), other=float("-inf"))
+        certain = (used == 0) & (length == 0)
+        a_m = tl.where(certain, 1.0, a_m)
+        a_e = tl.where(certain, 0.0, a_e)
+        top = maximum(a_e, b_e)
+        z_m, z_e = _normal(_shifted(a_m, a_e, top) + _shifted(b_m, b_e, top), top)
+        log_m = tl.log(tl.where(z_m == 0.0, 1.0, z_m))
+        item = 0.0 - (z_e * 6.93147180369123816490e-01 + (z_e * 1.90821492927058770002e-10 + log_m))
+        impossible = item == float("inf")
+        finite = (item == item) & (item < float("inf")) & (item > float("-inf"))
+        status = tl.where(finite, FINE, BROKEN)
+        if ZERO_INFINITY:
+            status = tl.where(impossible, NOTHING, status)
+            item = tl.where(impossible, 0.0, item)
+        tl.store(items_ptr + n, tl.where(valid, item, float("nan")))
+        tl.store(status_ptr + n, tl.where(valid, status, NOTHING))
+        tl.store(z_ptr + 2 * n, z_m)
+        tl.store(z_ptr + 2 * n + 1, z_e)
+
+
+@triton.jit
+def _posterior(m_ptr, e_ptr, at, beta, mask, z_e, p_e):
+    """α y β 2^-(e of Z) 2^-(e of y), where y is what α and β both hold: the posterior but for two divisions by m."""
+    a_m = tl.load(m_ptr + at, mask=mask, other=0.0)
+    a_e = tl.load(e_ptr + at, mask=mask, other=float("-inf"))
+    b_m = tl.load(m_ptr + beta + at, mask=mask, other=0.0)
+    b_e = tl.load(e_ptr + beta + at, mask=mask, other=float("-inf"))
+    return (a_m * b_m) * _power_of_two(((a_e - z_e) + b_e) - p_e)
+
+
+@triton.jit
+def _unit(log_p):
+    """The pair that ``_probability`` gives, with 1 instead of a zero or nan, for which the derivative is nan anyway."""
+    m, e = _probability(log_p)
+    usable = (log_p > float("-inf")) & (log_p < float("inf"))
+    return tl.where(usable, m, 1.0), tl.where(usable, e, 0.0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "samples", "classes", "states", "kept", "blank", "lp_t", "lp_n", "lp_c", "g_t", "g_n", "target_stride",
+        "scale_stride", "up_stride",
+    ]  # fmt: skip
+)  # fmt: skip
+def gradient_kernel(
+    log_probs_ptr, targets_ptr, order_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
+    m_ptr, e_ptr, z_ptr, status_ptr, gradient_ptr, scale_ptr, upstream_ptr,
+    samples, classes, states, kept, blank, lp_t, lp_n, lp_c, g_t, g_n, target_stride, scale_stride, up_stride,
+    UPSTREAM: tl.constexpr, ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr, LABELS: tl.constexpr,
+):  # fmt: skip
+    """exp(log_probs) - posterior of one step of one sample.
+
+    Reads C b and 32 bytes a state, writes C b, all once but for the classes that occur, which are written again once
+    their states are added up. Labels come sorted by class, so that equal ones are neighbours: a block of them is
+    compared with itself and, where its last class goes on, with the next. The order of every sum is fixed.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    t = row // samples
+    n = row % samples
+    if ALIGNED:  # classes are dense, and every row starts at a multiple of 16 bytes: vector loads and stores
+        lp_c = 1
+        lp_t = tl.multiple_of(lp_t, 16)
+        lp_n = tl.multiple_of(lp_n, 16)
+        g_t = tl.multiple_of(g_t, 16)
+        g_n = tl.multiple_of(g_n, 16)
+    status = tl.load(status_ptr + n)
+    used = tl.load(input_lengths_ptr + n).to(tl.int64)
+    zero = (status == NOTHING) | (t >= used)
+    factor = tl.load(scale_ptr + n * scale_stride)
+    if UPSTREAM:
+        factor = factor * tl.load(upstream_ptr + n * up_stride).to(MATH)
+    log_probs_ptr += t * lp_t + n * lp_n
+    gradient_ptr += t * g_t + n * g_n
+    for start in range(0, classes, CLASSES):
+        c = start + tl.arange(0, CLASSES)
+        inside = c < classes
+        log_y = tl.load(log_probs_ptr + c.to(tl.int64) * lp_c, mask=inside & (zero == 0), other=0.0).to(MATH)
+        slope = exp(log_y) * factor
+        slope = tl.where((log_y == float("-inf")) | (status == BROKEN), float("nan"), slope)
+        slope = tl.where(zero, 0.0, slope)
+        tl.store(gradient_ptr + c, slope.to(gradient_ptr.dtype.element_ty), mask=inside)
+    tl.debug_barrier()  # some of these are written again, by other threads
+
+    counts = (status == FINE) & (t < used)
+    length = tl.where(counts, tl.load(target_lengths_ptr + n).to(tl.int64), -1)
+    offset = tl.load(offsets_ptr + n).to(tl.int64)
+    targets_ptr += offset * target_stride
+    order_ptr += offset
+    beta = kept.to(tl.int64) * states  # from α to β
+    m_ptr += t * states + 2 * offset + n
+    e_ptr += t * states + 2 * offset + n
+    z_m = tl.load(z_ptr + 2 * n, mask=counts, other=1.0)
+    z_e = tl.load(z_ptr + 2 * n + 1, mask=counts, other=0.0)
+
+    blank_log_y = tl.load(log_probs_ptr + blank * lp_c, mask=counts, other=0.0)
+    blank_m, blank_e = _unit(blank_log_y.to(tl.float64))
+    blanks = tl.zeros([LABELS], tl.float64)
+    for start in range(0, length + 1, LABELS):
+        i = (start + tl.arange(0, LABELS)).to(tl.int64)
+        blanks += _posterior(m_ptr, e_ptr, length + i, beta, i <= length, z_e, blank_e)
+
+    for start in range(0, length, LABELS):
+        i = (start + tl.arange(0, LABELS)).to(tl.int64)
+        own = i < length
+        at = tl.load(order_ptr + i, mask=own, other=0).to(tl.int64)
+        label = tl.load(targets_ptr + at * target_stride, mask=own, other=-1).to(tl.int64)
+        at_before = tl.load(order_ptr + i - 1, mask=own & (i > 0), other=0).to(tl.int64)
+        before = tl.load(targets_ptr + at_before * target_stride, mask=own & (i > 0), other=-1).to(tl.int64)
+        is_first = own & ((i == 0) | (label != before)) & (label != blank)
+        log_y = tl.load(log_probs_ptr + label * lp_c, mask=own, other=0.0)
+        p_m, p_e = _unit(log_y.to(tl.float64))
+        gamma = _posterior(m_ptr, e_ptr, at, beta, own, z_e, p_e)
+        blanks += tl.where(own & (label == blank), gamma, 0.0)  # a label that is the blank, which PyTorch lets be
+        by_class = tl.sum(tl.where(label[:, None] == label[None, :], gamma[None, :], 0.0), axis=1)
+        largest = tl.max(label)
+        last = label == largest  # the only class that can go on in the next block, so its exponent is that of the sum
+        last_e = tl.max(tl.where(last, p_e, float("-inf")))
+        next_start = start + LABELS
+        goes_on = next_start < length
+        while goes_on:
+            j = (next_start + tl.arange(0, LABELS)).to(tl.int64)
+            at = tl.load(order_ptr + j, mask=j < length, other=0).to(tl.int64)
+            next_label = tl.load(targets_ptr + at * target_stride, mask=j < length, other=-1).to(tl.int64)
+            gamma = _posterior(m_ptr, e_ptr, at, beta, (j < length) & (next_label == largest), z_e, last_e)
+            by_class += tl.where(last, tl.sum(gamma), 0.0)
+            next_start += LABELS
+            goes_on = (next_start < length) & (tl.max(next_label) == largest)
+        slope = (exp(log_y.to(MATH)) - (by_class / (z_m * p_m)).to(MATH)) * factor
+        slope = tl.where(log_y == float("-inf"), float("nan"), slope)
+        tl.store(gradient_ptr + label, slope.to(gradient_ptr.dtype.element_ty), mask=is_first)
+    slope = (exp(blank_log_y.to(MATH)) - (tl.sum(blanks) / (z_m * blank_m)).to(MATH)) * factor
+    slope = tl.where(blank_log_y == float("-inf"), float("nan"), slope)
+    tl.store(gradient_ptr + blank, slope.to(gradient_ptr.dtype.element_ty), mask=counts)
+
+
+def run(
+    operands: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    math: torch.dtype,
+    items: torch.dtype | None,
+    wants: Collection[str],
+    upstream: Tensor | None,
+    scale: Tensor | None,
+    arranged: Arranged,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pass.
+
+    Args:
+        operands: log_probs (T, N, C), of any strides; the others as the user gave them, lengths on any device.
+        options: the chapter's.
+        math: what the gradient is computed in; the walks are in float64.
+        items: the dtype of the items, or None for what a sum or mean is made of.
+        wants: may name log_probs.
+        upstream: one value an item, or None.
+        scale: in the math dtype, on the device: one value, or one an item.
+        arranged: says whether the call is batched.
+
+    Returns:
+        The items in ``arranged.items_shape``, or (N,) in float64 if no dtype is asked for; and the gradient, in the
+        shape that the user gave log_probs.
+    """
+    log_probs = operands["log_probs"]
+    device = log_probs.device
+    steps, samples, classes = log_probs.shape
+    wanted = "log_probs" in wants
+    values = torch.empty(samples, dtype=torch.float64, device=device)
+    gradient = torch.empty(log_probs.shape, dtype=log_probs.dtype, device=device) if wanted else None
+    if samples:
+        labels = _labels(operands, samples, device)
+        if scale is None:
+            scale = torch.ones((), dtype=math, device=device)
+        scale = scale.expand(samples)
+        size = samples
+        if not labels.concatenated and wanted:
+            size = max(1, STATES_BUDGET // (max(1, steps) * _state_bytes(labels.longest)))
+        for start in range(0, samples, size):
+            part = slice(start, start + size)
+            _run(
+                log_probs[:, part],
+                labels.samples(part) if size < samples else labels,
+                options,
+                math,
+                values[part],
+                None if gradient is None else gradient[:, part],
+                None if upstream is None else upstream.expand(samples)[part],
+                scale[part],
+            )
+    result = values if items is None else values.to(items).reshape(arranged.items_shape)
+    if gradient is None:
+        return result, {}
+    return result, {"log_probs": gradient if arranged.items_shape else gradient[:, 0]}
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """All samples' labels in one vector, and where each sample's begin. No length is known on the host."""
+
+    targets: Tensor  #: 1-dimensional, of any stride
+    offsets: Tensor  #: (N,)
+    input_lengths: Tensor  #: (N,)
+    target_lengths: Tensor  #: (N,)
+    longest: int  #: no sample has more labels than this
+    concatenated: bool
+
+    def samples(self, part: slice) -> _Labels:
+        """Some of the samples of padded targets."""
+        targets = self.targets[part.start * self.longest : part.stop * self.longest]
+        offsets = self.offsets[: len(self.offsets[part])]
+        lengths = self.input_lengths[part], self.target_lengths[part]
+        return _Labels(targets, offsets, *lengths, self.longest, self.concatenated)
+
+    def order(self, classes: int) -> Tensor:
+        """At each sample's offset, its labels' positions sorted by class."""
+        positions = torch.arange(len(self.targets), device=self.targets.device)
+        # one sort for all samples; where an offset is beyond the vector, so is the sample, and it has no gradient
+        sample = torch.searchsorted(self.offsets, positions, right=True) - 1
+        within = positions - self.offsets[sample]
+        used = within < self.target_lengths[sample]
+        label = torch.where(used, self.targets.long().clamp(0, classes), classes + 1)
+        order = torch.argsort(sample * (classes + 2) + label, stable=True)
+        return within[order]
+
+
+def _labels(operands: Mapping[str, Tensor], samples: int, device: torch.device) -> _Labels:
+    targets = operands["targets"].to(device)
+    input_lengths = operands["input_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
+    target_lengths = operands["target_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
+    concatenated = targets.ndim == 1 and samples > 1
+    if concatenated:
+        lengths = target_lengths.clamp(min=0)
+        return _Labels(targets, lengths.cumsum(0) - lengths, input_lengths, target_lengths, len(targets), True)
+    longest = targets.shape[-1]
+    offsets = torch.arange(samples, device=device) * longest
+    return _Labels(targets.reshape(-1), offsets, input_lengths, target_lengths, longest, False)
+
+
+def _run(
+    log_probs: Tensor,
+    labels: _Labels,
+    options: Mapping[str, Any],
+    math: torch.dtype,
+    values: Tensor,
+    gradient: Tensor | None,
+    upstream: Tensor | None,
+    scale: Tensor,
+) -> None:
+    """Both kernels, for samples whose states are all kept."""
+    device = log_probs.device
+    steps, samples, classes = log_probs.shape
+    blank = options["blank"]
+    count = len(labels.targets)
+    states = 2 * count + samples
+    directions, kept = (1, max(1, min(2, steps))) if gradient is None else (2, max(1, steps))
+    m, e = torch.empty((2, directions, kept, states), dtype=torch.float64, device=device)
+    z = torch.empty((samples, 2), dtype=torch.float64, device=device)
+    status = torch.empty(samples, dtype=torch.int32, device=device)
+    lanes = tuning.warp_size(device)
+    typical = -(-count // samples)
+    block = _power_of_two_from(typical + 1, 16, 4096 if INTERPRET else 512)
+    with torch.cuda.device_of(log_probs):
+        walk_kernel[(samples, directions)](
+            log_probs, labels.targets, labels.offsets, labels.input_lengths, labels.target_lengths,
+            m, e, values, z, status,
+            steps, classes, labels.longest, count, states, kept, blank, *log_probs.stride(), labels.targets.stride(0),
+            ZERO_INFINITY=bool(options["zero_infinity"]), LABELS=block, num_warps=tuning.warps(block, lanes),
+        )  # fmt: skip
+        if gradient is None or steps == 0:
+            return
+        width = _power_of_two_from(classes, 32, 4096 if INTERPRET else 1024)
+        strides = (*log_probs.stride()[:2], *gradient.stride()[:2])
+        gradient_kernel[(steps * samples,)](
+            log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
+            labels.target_lengths, m, e, z, status, gradient, scale, scale if upstream is None else upstream,
+            samples, classes, states, kept, blank, *log_probs.stride(), *gradient.stride()[:2],
+            labels.targets.stride(0), scale.stride(0), 0 if upstream is None else upstream.stride(0),
+            UPSTREAM=upstream is not None,
+            ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in strides),
+            MATH=tl_dtype(math), CLASSES=width,
+            LABELS=_power_of_two_from(typical, 16, 4096 if INTERPRET else 32),
+            num_warps=tuning.warps(min(width, 128), lanes),
+        )  # fmt: skip
+
+
+def _power_of_two_from(count: int, least: int, most: int) -> int:
+    """The power of two from count up, within bounds: few block sizes, so few compilations."""
+    return min(most, max(least, 1 << max(0, count - 1).bit_length()))
+
+
+def _state_bytes(labels: int) -> int:
+    """Bytes that one step of one sample keeps for the gradient: two directions, two float64 a state."""
+    return 32 * (2 * labels + 1)
+
+
+def workspace_size(log_probs: tuple[int, ...], targets: tuple[int, ...], itemsize: int) -> int:
+    """An upper bound in bytes: the states of all steps, or as many samples' as the budget allows; and sorted labels."""
+    del itemsize
+    steps, samples = log_probs[0], log_probs[1] if len(log_probs) == 3 else 1
+    labels = prod(targets)
+    states = 32 * max(1, steps) * (2 * labels + samples)
+    if len(targets) == 2 and samples:
+        states = min(states, max(STATES_BUDGET, states // samples))
+    return states + 64 * (labels + samples) + 65536

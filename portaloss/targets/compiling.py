@@ -1,0 +1,120 @@
+"""Compiles a recorded launch for a chip, and reads from the result what the chip will make of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+import triton.backends.nvidia
+from triton.compiler import ASTSource
+
+from portaloss.targets.chips import Chip
+from portaloss.targets.record import Launch, target
+
+#: Kernels that have no load to widen, and why.
+NARROW_LOADS: Mapping[str, str] = {
+    "nll_kernel": "it gathers one element a row",
+    "ctc_alpha_kernel": "labels gather their classes",
+    "ctc_beta_kernel": "labels gather their classes",
+}
+
+#: The narrowest load that counts as a vector load, in bits: half of the widest, since a program that reads 16-bit
+#: operands and writes 32-bit results is laid out for the results.
+VECTOR = 64
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One row of the report."""
+
+    kernel: str
+    variant: str
+    kind: str
+    dtype: str
+    chip: str
+    seconds: float
+    registers: int = 0
+    spills: int = 0
+    stack: int = 0
+    shared: int = 0
+    shared_limit: int = 0
+    widest_load: int = 0
+    matrix: bool = False
+    num_warps: int = 0
+    problem: str = ""
+    excuse: str = ""
+
+
+def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compiled:
+    """Compile, read, and judge."""
+    about = {"kernel": launch.name, "variant": launch.variant, "kind": kind, "dtype": dtype, "chip": chip.name}
+    start = time.perf_counter()
+    try:
+        source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attributes)
+        compiled = triton.compile(source, target=target(chip), options=dict(launch.options.__dict__))
+    except Exception as error:  # whatever the compiler raises is this row's problem, not the run's end
+        text = str(error).strip().splitlines()
+        return Compiled(**about, seconds=time.perf_counter() - start, problem=f"{type(error).__name__}: {text[-1:]}")
+    seconds = time.perf_counter() - start
+    read = _read_nvidia(compiled.asm) if chip.backend == "cuda" else _read_amd(compiled.asm)
+    shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
+    problems = []
+    if read["spills"]:
+        problems.append(f"{read['spills']} spills")
+    if shared > chip.shared:
+        problems.append(f"{shared} bytes of shared memory, at most {chip.shared}")
+    if warps * chip.lanes > 1024:
+        problems.append(f"{warps} warps of {chip.lanes} threads are more than 1024 threads")
+    excuse = ""
+    if launch.contiguous and read["widest_load"] < VECTOR:
+        excuse = NARROW_LOADS.get(launch.name, "")
+        if not excuse:
+            problems.append(f"widest load is {read['widest_load']} bits")
+    return Compiled(
+        **about, seconds=seconds, shared=shared, shared_limit=chip.shared, num_warps=warps,
+        problem="; ".join(problems), excuse=excuse, **read,
+    )  # fmt: skip
+
+
+def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, int]:
+    ptx, cubin = str(asm["ptx"]), asm["cubin"]
+    assert isinstance(cubin, bytes)
+    tool = Path(triton.backends.nvidia.__file__).with_name("bin") / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    numbers = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout)}
+    loads = re.findall(r"ld\.global(?:\.[a-zA-Z_0-9:]+)*?(?:\.v(\d))?\.[bus](\d+)", ptx)
+    return {
+        "registers": numbers["REG"],
+        "spills": numbers["LOCAL"],
+        "stack": numbers["STACK"],
+        "widest_load": max((int(vector or 1) * int(width) for vector, width in loads), default=0),
+        "matrix": bool(re.search(r"\b(wgmma|tcgen05|mma\.sync)", ptx)),
+    }
+
+
+def _read_amd(asm: Mapping[str, str | bytes]) -> dict[str, int]:
+    code = str(asm["amdgcn"])
+
+    def number(name: str) -> int:
+        return max((int(value) for value in re.findall(rf"\.{name}:?\s+(\d+)", code)), default=0)
+
+    loads = re.findall(r"(?:global|buffer)_load_(?:d16_)?(?:dword(?:x(\d))?|[bu](\d+)|(ushort|ubyte))", code)
+    widths = [
+        int(bits) if bits else {"ushort": 16, "ubyte": 8}.get(name, 32 * int(words or 1)) for words, bits, name in loads
+    ]
+    return {
+        "registers": number("vgpr_count"),
+        "spills": number("vgpr_spill_count") + number("sgpr_spill_count"),
+        "stack": number("private_segment_fixed_size"),
+        "widest_load": max(widths, default=0),
+        "matrix": bool(re.search(r"\bv_(mfma|wmma)", code)),
+    }

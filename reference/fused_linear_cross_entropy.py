@@ -1,0 +1,176 @@
+r"""Fused linear cross-entropy: the last layer of a language model and its loss, without the logits between them.
+
+Where it comes from
+-------------------
+A language model ends in a linear layer from H features to C words, and cross-entropy. The logits between the two are
+by far its largest array: N = 8192 tokens and C = 128000 words make 2^30 numbers, 4 GB in float32, and as much again for
+their gradient; the layer's input is a thirtieth of that. Yet nobody wants the logits. A row of them is needed for one
+loss and for that row's part of two gradients, and can be forgotten at once. Computing loss and gradients a few rows at
+a time was made popular by Liger Kernel (Hsu et al., 2024); Wijmans et al. (2024) go further and never store even one
+block. PyTorch calls the loss ``linear_cross_entropy``.
+
+The formula
+-----------
+With x a row of the input, W the weight of the layer, b its bias (0 where none is given)::
+
+    z[j] = Σ_h x[h] W[j, h] + b[j]
+    ℓ = cross_entropy(z, t)
+
+where cross-entropy is that of its own chapter, with class weights, label smoothing, ignored rows and soft targets. For
+K-dimensional losses W is (C, d1, ..., H): each of the positions d1, ... has a layer of its own, and its own loss.
+
+The derivative, step by step
+----------------------------
+1. Let g[n, j] = u[n] ∂ℓ[n]/∂z[n, j], with u the upstream gradient of the items and ∂ℓ/∂z from the chapter on
+   cross-entropy.
+2. z[n, j] holds x[n, h] with the factor W[j, h], so what arrives at the input is ::
+
+       G_x[n, h] = Σ_j g[n, j] W[j, h]          G_x = g W
+
+3. It holds W[j, h] with the factor x[n, h], in every row n::
+
+       G_W[j, h] = Σ_n g[n, j] x[n, h]          G_W = gᵀ x
+
+4. and b[j] with the factor 1: G_b[j] = Σ_n g[n, j].
+5. Soft targets belong to a row each: u ∂ℓ/∂t. A class weight serves all rows: Σ_n u[n] ∂ℓ[n]/∂w.
+
+Steps 3 to 5 add over rows. "The derivative of the items, element by element", what every other chapter returns, would
+be N x C x H numbers for W. So this chapter, alone, takes the upstream gradient and returns *gradients*, each in the
+shape of its operand.
+
+Chunks
+------
+Everything above is a sum over rows, or belongs to one row. So take a chunk of rows, compute their logits, the items, g
+in place of the logits, and three products; add to G_W and G_b, and go on. Per chunk of n rows the memory is n x C, and
+n is free. It should not be too small: each chunk reads W twice and G_W once, and a product that is n rows thin does
+2n operations for a number it reads. The work is that of the unfused loss, 6 N C H operations: nothing is computed
+twice, because g needs no more than the row's own logits.
+
+This chapter is the definition and takes all rows at once. The chunked version of the CPU backend calls the same
+cross-entropy on each chunk, and no more than a chunk of logits exists at any time.
+
+Kinks and conventions
+---------------------
+Those of cross-entropy. An ignored row has g = 0 and adds 0 to all gradients, unless its input or W is inf or nan:
+0 · inf is nan, as in any linear layer. What a mean divides by is known before any logit is (a count, or a sum of class
+weights), so g can be final when it is computed.
+
+What overflows or cancels
+-------------------------
+z adds H signed terms and is off by a few roundings of m = Σ |x[h] W[j, h]|, however small z is. A softmax turns an
+absolute error of z into a relative error of p, and nothing after the product can mend it: in units of a rounding, the
+loss may be off by Σ |∂ℓ/∂z| m, and p[i] by p[i] (m[i] + Σ p m). Errors of this loss are measured against that.
+
+G_W adds N terms, chunk after chunk. With 16-bit weights the sum has to be kept in float32: a bfloat16 accumulator stops
+growing when what is added falls below 1/512 of it, and a float16 one at 1/4096.
+
+Source: Pin-Lun Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024; Erik Wijmans et al., "Cut
+Your Losses in Large-Vocabulary Language Models", 2024; ``torch.nn.functional.linear_cross_entropy``.
+
+>>> import numpy as np
+>>> x = np.array([[1.0, 0.0]])
+>>> W = np.array([[0.0, 4.0], [np.log(3.0), 8.0]])
+
+z = (0, log 3), and softmax is (1, 3) / 4. The target is the second class: ℓ = log(4/3), g = (1/4, -1/4). Then
+G_x = (W[0] - W[1]) / 4, its second element (4 - 8) / 4, and G_W has the rows x/4 and -x/4.
+
+>>> items, gradients = fused_linear_cross_entropy(x, W, np.array([1]), wants=("input", "linear_weight"))
+>>> round(float(np.exp(items[0])), 12)
+1.333333333333
+>>> float(gradients["input"][0, 1].round(12)), gradients["linear_weight"].round(12).tolist()
+(-1.0, [[0.25, 0.0], [-0.25, 0.0]])
+"""
+
+from __future__ import annotations
+
+from portaloss.reference import cross_entropy as softmax
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def fused_linear_cross_entropy(
+    input: Array,
+    linear_weight: Array,
+    target: Array,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    upstream: Array | float | None = None,
+    wants: Wants = (),
+) -> Terms:
+    """Items of the cross-entropy of a linear layer, (N, ...), and gradients in the shapes of the operands.
+
+    Args:
+        input: x, (N, H).
+        linear_weight: W, (C, ..., H).
+        target: t, classes (N, ...), integers; or a factor a class, (N, C, ...), floating.
+        linear_bias: b, (C, ...).
+        weight: the class weights, (C,).
+        ignore_index: rows with this class as target cost nothing.
+        label_smoothing: how much of the target is spread over all classes.
+        upstream: u, what the gradients are multiplied by before they are added up: (N, ...), or a number; None for 1.
+        wants: which of input, linear_weight, linear_bias and, for soft targets, target and weight to differentiate.
+    """
+    logits = _logits(input, linear_weight, linear_bias)
+    u = _rows(upstream, logits)
+    products = {"input", "linear_weight", "linear_bias"}.intersection(wants)
+    items, derivatives = softmax.cross_entropy(
+        logits,
+        _target(target),
+        _classes(weight, logits),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        wants=[*(["input"] if products else []), *(name for name in wants if name in ("target", "weight"))],
+    )
+
+    gradients: Derivatives = {}
+    if products:
+        g = derivatives["input"] * u
+        gradients |= _products(g, input, linear_weight, products)
+    if "target" in wants:
+        gradients["target"] = derivatives["target"] * u
+    if "weight" in wants:
+        gradients["weight"] = _sum_to_classes(derivatives["weight"] * u)
+    return items[:, 0], gradients
+
+
+def _logits(input: Array, linear_weight: Array, linear_bias: Array | None) -> Array:
+    """z, (N, C, ...)."""
+    logits: Array = np.tensordot(input, linear_weight, axes=(1, -1))
+    return logits if linear_bias is None else logits + linear_bias
+
+
+def _products(g: Array, input: Array, linear_weight: Array, wants: Wants) -> Derivatives:
+    """The gradients of the linear layer for the gradient g of its output."""
+    gradients: Derivatives = {}
+    if "input" in wants:
+        outputs = g.ndim - 1
+        gradients["input"] = np.tensordot(g, linear_weight, axes=(range(1, outputs + 1), range(outputs)))
+    if "linear_weight" in wants:
+        gradients["linear_weight"] = np.tensordot(g, input, axes=(0, 0))
+    if "linear_bias" in wants:
+        gradients["linear_bias"] = g.sum(axis=0)
+    return gradients
+
+
+def _rows(upstream: Array | float | None, logits: Array) -> Array:
+    """u, broadcastable to (N, 1, ...)."""
+    u = np.asarray(1.0 if upstream is None else upstream, logits.dtype)
+    return u[:, None] if u.ndim else u
+
+
+def _target(target: Array) -> Array:
+    """One class a row as (N, 1, ...); soft targets as they are."""
+    return target if target.dtype.kind == "f" else target[:, None]
+
+
+def _classes(weight: Array | None, logits: Array) -> Array | None:
+    """(C,) as (1, C, 1, ...)."""
+    return None if weight is None else weight.reshape(1, -1, *[1] * (logits.ndim - 2))
+
+
+def _sum_to_classes(array: Array) -> Array:
+    """(N, C, ...) as (C,)."""
+    total: Array = array.sum(axis=(0, *range(2, array.ndim)))
+    return total

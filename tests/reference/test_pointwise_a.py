@@ -1,0 +1,495 @@
+"""Squared, absolute and binary losses: against PyTorch in float64, against mpmath, and float32 against float64."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from portaloss.reference import bce_with_logits as logits_module
+from portaloss.reference.bce import EPSILON, LOG_FLOOR, bce
+from portaloss.reference.bce_with_logits import bce_with_logits
+from portaloss.reference.huber import huber
+from portaloss.reference.l1 import l1
+from portaloss.reference.mse import mse
+from portaloss.reference.smooth_l1 import smooth_l1
+
+INF, NAN = float("inf"), float("nan")
+CHAPTERS = {
+    "mse": (mse, F.mse_loss),
+    "l1": (l1, F.l1_loss),
+    "smooth_l1": (smooth_l1, F.smooth_l1_loss),
+    "huber": (huber, F.huber_loss),
+    "bce": (bce, F.binary_cross_entropy),
+    "bce_with_logits": (bce_with_logits, F.binary_cross_entropy_with_logits),
+}
+#: Kinds of a difference x - t: the chapter, its options, and whether it takes a weight.
+DIFFERENCES = [
+    ("mse", {}, True),
+    ("l1", {}, True),
+    *[("smooth_l1", {"beta": beta}, False) for beta in (0.0, 0.25, 1.0, 3.0)],
+    *[("huber", {"delta": delta}, True) for delta in (0.25, 1.0, 3.0)],
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """As the tile driver does: infinities and nans are results, not errors."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def differentiable(kind, operands):
+    """The operands that both PyTorch and the catalogue differentiate."""
+    fixed = {"pos_weight"} if kind in ("mse", "l1", "huber") else {"weight", "pos_weight"}
+    return [name for name in operands if name not in fixed]
+
+
+def sizes_in_pytorch(kind, *, input, target, weight=None, pos_weight=None):
+    """The sums of the |terms| that PyTorch adds up, where they may cancel: its own error is relative to those."""
+    x, t = input, target
+    w = 1.0 if weight is None else np.abs(weight)
+    if kind == "bce":
+        # each log, also where a chapter takes one of the two out
+        return {"target": (np.abs(np.log(x)) + np.abs(np.log1p(-x))) * w}
+    if kind == "bce_with_logits":
+        p = 1.0 if pos_weight is None else pos_weight
+        soft = np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)
+        both = 1 + np.abs((p - 1) * t)
+        return {
+            "items": (np.abs(1 - t) * np.abs(x) + both * soft) * w,
+            "input": (both + np.abs(p * t)) * w,
+            "target": (p * soft + (soft + np.abs(x))) * w,
+        }
+    return {}
+
+
+def against_torch(kind, operands, *, upstream=None, **options):
+    """Run both; items and gradients must agree, nan and inf included, to 1e-12 of the size of PyTorch's terms."""
+    chapter, function = CHAPTERS[kind]
+    wants = differentiable(kind, operands)
+    before = {name: array.copy() for name, array in operands.items()}
+    items, derivatives = chapter(**operands, **options, wants=wants)
+    for name, array in operands.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=f"{name} was changed")
+    shape = np.broadcast_shapes(*(array.shape for array in operands.values()))
+    assert items.shape == shape
+    assert set(derivatives) == set(wants)
+    assert {array.dtype for array in (items, *derivatives.values())} == {np.dtype(np.float64)}
+
+    full = {name: np.broadcast_to(array, shape).copy() for name, array in operands.items()}
+    tensors = {name: torch.tensor(array, requires_grad=name in wants) for name, array in full.items()}
+    theirs = function(**tensors, **options, reduction="none")
+    upstream = np.random.default_rng(0).uniform(0.5, 2.0, shape) if upstream is None else upstream
+    grads = torch.autograd.grad(theirs, [tensors[name] for name in wants], torch.tensor(upstream))
+
+    found = {"items": (items, theirs.detach().numpy(), 1.0)}
+    for name, grad in zip(wants, grads, strict=True):
+        found[name] = (np.broadcast_to(derivatives[name], shape) * upstream, grad.numpy(), np.abs(upstream))
+    terms = sizes_in_pytorch(kind, **full)
+    for name, (got, want, scale) in found.items():
+        size = np.nan_to_num(np.abs(want)) + np.nan_to_num(terms.get(name, 0.0) * scale, nan=0.0, posinf=0.0)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=f"nan in {name}")
+        np.testing.assert_array_equal(got[np.isinf(want)], want[np.isinf(want)], err_msg=f"inf in {name}")
+        judged = np.isfinite(want)
+        error = np.abs(got[judged] - want[judged])
+        # among subnormals PyTorch's vectorised exp is 0
+        excess = error - (1e-12 * size[judged] + np.finfo(float).tiny)
+        assert (excess <= 0).all(), (name, options, {n: a[judged][excess.argmax()] for n, a in full.items()})
+
+
+def grid(*values):
+    """Every combination."""
+    return [axis.ravel() for axis in np.meshgrid(*(np.array(value, dtype=float) for value in values), indexing="ij")]
+
+
+def random_operands(kind, rng, shape, *, weighted, pos_weighted=False):
+    probabilities = {"bce", "bce_with_logits"}
+    operands = {
+        "input": rng.random(shape) if kind == "bce" else 3 * rng.standard_normal(shape),
+        "target": rng.random(shape) if kind in probabilities else 3 * rng.standard_normal(shape),
+    }
+    if weighted:
+        operands["weight"] = rng.uniform(0.0, 2.0, shape)
+    if pos_weighted:
+        operands["pos_weight"] = rng.uniform(0.1, 4.0, shape)
+    return operands
+
+
+#: Every chapter with every combination of its optional operands.
+FORMS = [
+    *[(kind, options, {"weighted": False}) for kind, options, _ in DIFFERENCES],
+    *[(kind, options, {"weighted": True}) for kind, options, takes_weight in DIFFERENCES if takes_weight],
+    *[("bce", {}, {"weighted": weighted}) for weighted in (False, True)],
+    *[
+        ("bce_with_logits", {}, {"weighted": weighted, "pos_weighted": pos_weighted})
+        for weighted in (False, True)
+        for pos_weighted in (False, True)
+    ],
+]
+
+
+# Against PyTorch in float64
+
+
+@pytest.mark.parametrize(("kind", "options", "form"), FORMS)
+@pytest.mark.parametrize("shape", [(), (1,), (1000,), (3, 5, 7), (0,), (3, 0, 2)])
+def test_items_and_derivatives_are_pytorchs(kind, options, form, shape):
+    rng = np.random.default_rng(1)
+    operands = {name: np.asarray(value) for name, value in random_operands(kind, rng, shape, **form).items()}
+    against_torch(kind, operands, upstream=np.asarray(rng.standard_normal(shape)), **options)
+
+
+@pytest.mark.parametrize(("kind", "options", "form"), FORMS)
+def test_operands_broadcast(kind, options, form):
+    rng = np.random.default_rng(2)
+    operands = random_operands(kind, rng, (4, 3, 5), **form)
+    cuts = {"input": np.s_[:, :1], "target": np.s_[0], "weight": np.s_[:1, :, :1], "pos_weight": np.s_[0, 0]}
+    cut = {name: array[cuts[name]] for name, array in operands.items()}
+    against_torch(kind, cut, **options)
+    # any one operand alone, a transposed one, and one that steps over elements
+    for name in operands:
+        against_torch(kind, operands | {name: operands[name][:, :1]}, **options)
+        against_torch(kind, operands | {name: np.asfortranarray(operands[name])}, **options)
+        against_torch(kind, operands | {name: np.repeat(operands[name], 2, axis=-1)[..., ::2]}, **options)
+
+
+@pytest.mark.parametrize(("kind", "options", "takes_weight"), DIFFERENCES)
+def test_ties_and_kinks_are_pytorchs(kind, options, takes_weight):
+    # on a grid of eighths, with every |e| up to 4: x == t, |e| == beta and |e| == delta, exactly and on both sides
+    x, t = grid(np.arange(-16, 17) / 8, np.arange(-16, 17) / 8)
+    against_torch(kind, {"input": x, "target": t}, **options)
+    if takes_weight:
+        w = np.random.default_rng(3).choice([0.0, 0.5, 1.0, 3.0], x.shape)
+        against_torch(kind, {"input": x, "target": t, "weight": w}, **options)
+    # one rounding away from the kink: e = ±(edge ± one unit in the last place)
+    edge = options.get("beta", options.get("delta", 1.0))
+    e = np.array([np.nextafter(edge, -INF), edge, np.nextafter(edge, INF)])
+    against_torch(kind, {"input": np.concatenate([e, -e]), "target": np.zeros(6)}, **options)
+
+
+@pytest.mark.parametrize(("kind", "options", "takes_weight"), DIFFERENCES)
+@pytest.mark.parametrize("weight", [None, 0.0, 0.7, INF, NAN])
+def test_differences_treat_extremes_nan_and_inf_as_pytorch_does(kind, options, takes_weight, weight):
+    if weight is not None and not takes_weight:
+        pytest.skip("takes no weight")
+    values = [0.0, -0.0, 1.0, -1.0, 0.3, 1e4, -1e4, INF, -INF, NAN]
+    if weight is None or kind != "mse":
+        # squares that are inf or 0; a weight of 0 or inf makes nan of PyTorch's, but not of (w e) e
+        values += [1e-170, -1e160, 1.7e308, -1.7e308]
+    x, t = grid(values, values)
+    operands = {"input": x, "target": t}
+    if weight is not None:
+        operands["weight"] = np.full_like(x, weight)
+    against_torch(kind, operands, **options)
+
+
+# PyTorch refuses probabilities that are nan or outside [0, 1].
+PROBABILITIES = [0.0, -0.0, 5e-324, 1e-310, 1e-300, 1e-45, 3e-44, 5e-44, 1e-13, 5e-13, 1e-12, 1e-3, 0.25, 0.3, 0.49999]
+PROBABILITIES += [0.5, 0.5 + 2.0**-52, 0.50001, 0.75, 0.999, 1 - 1e-12, 1 - 1e-13, 1 - 2.0**-53, 1.0]
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 0.7, INF, NAN])
+def test_bce_clamps_as_pytorch_does(weight):
+    x, t = grid(PROBABILITIES, [0.0, 1e-300, 0.3, 0.5, 0.75, 1 - 2.0**-53, 1.0])
+    operands = {"input": x, "target": t}
+    if weight is not None:
+        operands["weight"] = np.full_like(x, weight)
+    against_torch("bce", operands)
+
+
+def test_bce_passes_nan_on():
+    """PyTorch raises for such a probability; a chapter has no errors to raise."""
+    x, t = np.array([NAN, 0.3, NAN]), np.array([0.3, NAN, NAN])
+    items, derivatives = bce(x, t, wants=("input", "target"))
+    assert np.isnan(items).all()
+    assert np.isnan(derivatives["input"]).all()
+    np.testing.assert_array_equal(np.isnan(derivatives["target"]), np.isnan(x))
+
+
+LOGITS = [0.0, 1e-20, 0.5, 2.0, 17.0, 40.0, 700.0, 745.0, 1e4, 1e300, INF]
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 2.0, INF, NAN])
+@pytest.mark.parametrize("pos_weight", [None, 0.0, 1e-9, 0.5, 1.0, 2.5, NAN])
+def test_bce_with_logits_treats_extremes_nan_and_inf_as_pytorch_does(weight, pos_weight):
+    if weight == INF and pos_weight in (1e-9, 1.0):
+        pytest.skip("inf times what PyTorch rounds to 0, or does not: (p - 1) t + 1 and p t differ by a rounding")
+    # likewise between 17 and the logits whose exp(-|x|) is 0 here too: PyTorch rounds small costs to 0
+    logits = [x for x in LOGITS if weight != INF or not 17 < x < 1e4]
+    x, t = grid([*logits, *[-x for x in logits], NAN], [0.0, 0.3, 1.0, 1.5, -1.0, NAN])
+    operands = {"input": x, "target": t}
+    if weight is not None:
+        operands["weight"] = np.full_like(x, weight)
+    if pos_weight is not None:
+        operands["pos_weight"] = np.full_like(x, pos_weight)
+    against_torch("bce_with_logits", operands)
+
+
+@pytest.mark.parametrize(("kind", "options", "form"), FORMS)
+def test_each_derivative_alone_is_the_same(kind, options, form):
+    operands = random_operands(kind, np.random.default_rng(4), (50,), **form)
+    chapter, _ = CHAPTERS[kind]
+    wants = differentiable(kind, operands)
+    items, derivatives = chapter(**operands, **options, wants=wants)
+    alone, none = chapter(**operands, **options)
+    assert none == {}
+    np.testing.assert_array_equal(alone, items)
+    for name in wants:
+        alone, derivative = chapter(**operands, **options, wants=(name,))
+        assert set(derivative) == {name}
+        np.testing.assert_array_equal(alone, items)
+        np.testing.assert_array_equal(derivative[name], derivatives[name])
+
+
+def test_smooth_l1_with_a_beta_that_float32_rounds_to_zero_is_l1():
+    x, t = np.array([0.0, 1e-30, -2.0], np.float32), np.zeros(3, np.float32)
+    for beta in (0.0, 1e-60):
+        items, derivatives = smooth_l1(x, t, beta=beta, wants=("input",))
+        np.testing.assert_array_equal(items, np.abs(x))
+        assert derivatives["input"].tolist() == [0.0, 1.0, -1.0]
+    # the smallest that it does not
+    items, derivatives = smooth_l1(x, t, beta=1e-45, wants=("input",))
+    np.testing.assert_array_equal(items, np.abs(x))
+    assert derivatives["input"].tolist() == [0.0, 1.0, -1.0]
+
+
+def test_a_weight_saves_a_square_that_would_overflow():
+    x, t, w = (np.array([value], np.float32) for value in (1e25, 0.0, 1e-30))
+    items, derivatives = mse(x, t, w, wants=("input",))
+    # four roundings, with those of 1e25 and 1e-30 themselves
+    np.testing.assert_allclose(items, [1e20], rtol=4 * 2.0**-24)
+    np.testing.assert_allclose(derivatives["input"], [2e-5], rtol=4 * 2.0**-24)
+
+
+# Against mpmath at 50 digits
+
+
+def exact_terms(kind, x, t, w, p, options):
+    """Items and derivatives of numbers that are mpf, in the words of the definition."""
+    e, mpf = x - t, mpmath.mpf
+    if kind == "mse":
+        item, slope = e**2, 2 * e
+    elif kind == "l1":
+        item, slope = abs(e), mpmath.sign(e)
+    elif kind == "smooth_l1":
+        beta = mpf(options["beta"])
+        inside = abs(e) < beta
+        item, slope = (e**2 / (2 * beta), e / beta) if inside else (abs(e) - beta / 2, mpmath.sign(e))
+    elif kind == "huber":
+        delta = mpf(options["delta"])
+        inside = abs(e) <= delta
+        item, slope = (e**2 / 2, e) if inside else (delta * (abs(e) - delta / 2), delta * mpmath.sign(e))
+    if kind in ("mse", "l1", "smooth_l1", "huber"):
+        return w * item, {"input": w * slope, "target": -w * slope, "weight": item}
+
+    if kind == "bce":
+        log_x, log_rest = mpmath.log(x), mpmath.log(1 - x)
+        item = -t * max(log_x, mpf(LOG_FLOOR)) - (1 - t) * max(log_rest, mpf(LOG_FLOOR))
+        slope, lean = e / max(x * (1 - x), mpf(EPSILON)), log_rest - log_x
+    else:
+        yes, no = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+        item = -p * t * mpmath.log(yes) - (1 - t) * mpmath.log(no)
+        slope, lean = (1 - t) * yes - p * t * no, mpmath.log(no) - p * mpmath.log(yes)
+    return w * item, {"input": w * slope, "target": w * lean}
+
+
+#: Rows of input, target, weight and, for logits, pos_weight, as decimals that both dtypes round.
+HARD = {
+    # neighbours; a square that overflows or underflows float32 without its weight; large and small together
+    "mse": [(1.0000001, 1.0, 0.3), (3e22, 1e20, 1.1e-30), (1.1e-22, 0.0, 3e30), (-1e4, 1e-4, 0.7), (0.1, 0.3, 1.3)],
+    "l1": [(1.0000001, 1.0, 0.3), (3e38, 1e-38, 0.1), (1e-40, 2e-40, 1.7), (-1e4, 1e-4, 0.7), (0.1, 0.3, 1.3)],
+    # within a rounding of the edge; far inside; far outside
+    "smooth_l1": [(0.1, 0.35), (0.1, 0.3499999), (1.0000001, 1.0), (1e25, 1.0), (-1e-15, 1e-16)],
+    "huber": [(0.1, 0.35, 0.3), (0.1, 0.3499999, 1.3), (1.0000001, 1.0, 1.7), (1e25, 1.0, 0.1), (-1e-15, 1e-16, 7.7)],
+    # 1 - x rounds to 1; log x near 1; both logs nearly -log 2; cut off; not quite cut off; a subnormal in float32
+    "bce": [
+        (1e-10, 0.0, 1.3),
+        (1e-10, 0.7, 0.3),
+        (0.99999994, 1.0, 0.7),
+        (0.99999994, 1e-9, 0.7),
+        (0.7828563, 1.0, 1.1),
+        (0.7828563, 0.999, 1.1),
+        (0.5000001, 0.3, 1.7),
+        (0.4999999, 1.0, 1.7),
+        (0.5, 0.5000001, 1.0),
+        (1e-44, 1.0, 1.1),
+        (1e-42, 1.0, 1.1),
+        (3e-39, 0.4, 1.0),
+        (4e-13, 0.6, 1.0),
+    ],
+    # surely right, which PyTorch's float32 calls 0 or worse; surely wrong; a small p; between
+    "bce_with_logits": [
+        (20.1, 1.0, 0.3, 1.0),
+        (-40.3, 0.0, 1.3, 1.0),
+        (80.7, 1.0, 1.3, 3.3),
+        (-80.7, 1.0, 1.3, 3.3),
+        (80.7, 0.0, 1.3, 3.3),
+        (-2.3, 1.0, 1.0, 1e-9),
+        (2.3, 1.0, 1.0, 1e-9),
+        (-17.7, 1e-8, 1.0, 0.7),
+        (0.7, 0.3, 1.7, 1.0),
+        (-1e4, 0.9, 0.7, 1.3),
+        (1e-20, 0.5, 0.7, 1.3),
+        (0.847, 0.7, 1.0, 1.0),
+    ],
+}
+HARD_OPTIONS = {
+    "smooth_l1": [{"beta": 0.25}, {"beta": 3e30}, {"beta": 1e-5}],
+    "huber": [{"delta": 0.25}, {"delta": 3e5}],
+}
+
+#: What may be lost, in eps of the value or of its terms' size. A rounding costs half an eps, and a function of NumPy's
+#: float32 up to 2.4 (exp), 2.2 (log1p) and 1.9 (log, below 1/2).
+#: - mse: w e e is e twice, and two products: 2.
+#: - l1: e and a product: 1.
+#: - smooth_l1, huber: e and the option, rounded; clip; c/β; e - c/2, which doubles; two products: 4.
+#: - bce: the greater of the two logs, g, and the sum of two products, times w: 1.9 + 2. ∂ℓ/∂x has five roundings and
+#:   ∂ℓ/∂t log1p's 2.2, after two roundings and before one.
+#: - bce_with_logits: log1p(e) is off by at most 3.1 (log1p's own, and exp's as far as log1p passes it on, which is less
+#:   than all where e is not small); q by 2.4 and two roundings. b, a + b, two products, the sum and w round: 2.5 more.
+EPS = {"mse": 2.0, "l1": 1.0, "smooth_l1": 4.0, "huber": 4.0, "bce": 4.0, "bce_with_logits": 6.0}
+
+
+def off_by(got, want, size):
+    """The error in units of eps times the size, or in the smallest subnormal where that is larger."""
+    info = np.finfo(got.dtype)
+    unit = max(abs(size) * mpmath.mpf(float(info.eps)), mpmath.mpf(float(info.smallest_subnormal)))
+    return float(abs(mpmath.mpf(float(got)) - want) / unit)
+
+
+def exact_sizes(kind, x, t, w, p):
+    """What ``magnitudes`` should be."""
+    if kind != "bce_with_logits":
+        return {}
+    no, yes, log_tail, q = 1 - t, p * t, mpmath.log1p(mpmath.exp(-abs(x))), 1 / (1 + mpmath.exp(abs(x)))
+    first = no if x >= 0 else yes
+    return {
+        "items": w * (abs(x) * first + (no + yes) * log_tail),
+        "input": w * (first + (no + yes) * q),
+        "target": w * (abs(x) * (1 if x >= 0 else p) + abs(p - 1) * log_tail),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("kind", "row", "options"),
+    [(kind, row, options) for kind, rows in HARD.items() for row in rows for options in HARD_OPTIONS.get(kind, [{}])],
+)
+def test_hard_cases_are_exact_to_working_precision(kind, row, options, dtype):
+    names = ["input", "target", "weight", "pos_weight"]
+    operands = {name: np.array([value], dtype) for name, value in zip(names, row, strict=False)}
+    wants = differentiable(kind, operands)
+    items, derivatives = CHAPTERS[kind][0](**operands, **options, wants=wants)
+    assert {array.dtype for array in (items, *derivatives.values())} == {np.dtype(dtype)}
+    with mpmath.workdps(60):
+        x, t, w, p = (mpmath.mpf(float(operands[name][0]) if name in operands else 1) for name in names)
+        item, slopes = exact_terms(kind, x, t, w, p, options)
+        sizes = exact_sizes(kind, x, t, w, p)
+        if kind == "bce_with_logits":
+            # log σ(x) - p log σ(-x) at the size of its terms; ∂ℓ/∂x too; an item has no terms that cancel
+            measured, measured_slopes = logits_module.magnitudes(**operands)
+            np.testing.assert_allclose(measured, [float(sizes.pop("items"))], rtol=1e-5)
+            for name in wants:
+                np.testing.assert_allclose(measured_slopes[name], [float(sizes[name])], rtol=1e-5)
+        for name, got, want in [("items", items, item), *[(n, derivatives[n], slopes[n]) for n in wants]]:
+            if abs(want) > float(np.finfo(dtype).max):
+                assert np.isinf(got[0]), name
+            else:
+                assert off_by(got[0], want, max(abs(want), sizes.get(name, 0))) <= EPS[kind], (name, got, want)
+
+
+# float32 against float64 on the same numbers
+
+#: In units in the last place, at max(|truth|, magnitude). log1p(e) alone is off by up to 3.1, and rounding a product
+#: moves a result by up to half a unit, or a whole one if it is then just above a power of two. A pos_weight takes five
+#: roundings, of which some cancel: 1 element in 100,000 is off by more than 4, and none of 20 million by 6.
+ULPS = 4.0
+ULPS_WITH_POS_WEIGHT = 6.0
+
+
+def check_float32(kind, operands, **options):
+    assert {array.dtype for array in operands.values()} == {np.dtype(np.float32)}
+    chapter, _ = CHAPTERS[kind]
+    wants = differentiable(kind, operands)
+    wide = {name: array.astype(np.float64) for name, array in operands.items()}
+    items, derivatives = chapter(**operands, **options, wants=wants)
+    truth, slopes = chapter(**wide, **options, wants=wants)
+    sizes = logits_module.magnitudes(**wide) if kind == "bce_with_logits" else (truth, slopes)
+    found = {"items": (items, truth, sizes[0])}
+    found |= {name: (derivatives[name], slopes[name], sizes[1][name]) for name in wants}
+    allowed = ULPS_WITH_POS_WEIGHT if "pos_weight" in operands else ULPS
+    for name, (got, want, size) in found.items():
+        assert got.dtype == np.float32, name
+        unit = np.spacing(np.maximum(np.abs(want), np.abs(size)).astype(np.float32)).astype(np.float64)
+        error = np.abs(got - want) / unit
+        assert error.max() <= allowed, (kind, name, error.max(), {n: a[error.argmax()] for n, a in operands.items()})
+
+
+COUNT = 20_000
+
+
+@pytest.mark.parametrize(("kind", "options", "form"), FORMS)
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_float32_is_within_four_units_in_the_last_place(kind, options, form, seed):
+    operands = random_operands(kind, np.random.default_rng(seed), (COUNT,), **form)
+    check_float32(kind, {name: array.astype(np.float32) for name, array in operands.items()}, **options)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("hard", [False, True])
+def test_float32_bce_near_zero_one_and_a_half(weighted, hard):
+    rng = np.random.default_rng(8)
+    small, large = 10.0 ** rng.uniform(-45, 0, COUNT), 1 - 10.0 ** rng.uniform(-7, 0, COUNT)
+    for x in (small, large, 0.5 + 1e-3 * rng.standard_normal(COUNT), 0.75 + 0.03 * rng.standard_normal(COUNT)):
+        operands = {"input": x, "target": rng.integers(0, 2, COUNT) if hard else rng.random(COUNT)}
+        if weighted:
+            operands["weight"] = rng.uniform(0.5, 2.0, COUNT)
+        check_float32("bce", {name: array.astype(np.float32) for name, array in operands.items()})
+
+
+@pytest.mark.parametrize("weights", [(), ("weight",), ("pos_weight",), ("weight", "pos_weight")])
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("scale", [0.1, 5.0, 30.0, 1e4])
+def test_float32_bce_with_logits_of_small_and_large_logits(weights, hard, scale):
+    rng = np.random.default_rng(9)
+    operands = {
+        "input": scale * rng.standard_normal(COUNT),
+        "target": rng.integers(0, 2, COUNT) if hard else rng.random(COUNT),
+    }
+    for name in weights:
+        # not above 1: a weight would multiply the last place of a subnormal, too
+        operands[name] = rng.uniform(0.1, 1.0, COUNT)
+    check_float32("bce_with_logits", {name: array.astype(np.float32) for name, array in operands.items()})
+
+
+@pytest.mark.parametrize("kind", CHAPTERS)
+def test_float32_is_no_worse_than_twice_pytorchs(kind):
+    """Where a bound would be the library's error, not the formula's: beside PyTorch's float32 on the same numbers."""
+    rng = np.random.default_rng(10)
+    operands = {name: a.astype(np.float32) for name, a in random_operands(kind, rng, (COUNT,), weighted=False).items()}
+    chapter, function = CHAPTERS[kind]
+    wants = differentiable(kind, operands)
+    truth, slopes = chapter(**{name: array.astype(np.float64) for name, array in operands.items()}, wants=wants)
+    items, derivatives = chapter(**operands, wants=wants)
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in operands.items()}
+    theirs = function(**tensors, reduction="none")
+    grads = torch.autograd.grad(theirs.sum(), list(tensors.values()))
+    found = {"items": (items, theirs.detach().numpy(), truth)}
+    found |= {name: (derivatives[name], g.numpy(), slopes[name]) for name, g in zip(wants, grads, strict=True)}
+    for name, (got, other, want) in found.items():
+        ours, his = (np.abs(value - want).max() for value in (got, other))
+        assert ours <= 2 * his, (name, ours, his)
+
+
+@pytest.mark.parametrize("kind", CHAPTERS)
+def test_examples(kind):
+    module = importlib.import_module(f"portaloss.reference.{kind}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
