@@ -78,7 +78,7 @@ def build(session: nox.Session) -> None:
     (sdist,) = (ROOT / "dist").glob("*.tar.gz")
     session.run("python", "ci/check_dist.py", str(wheel), str(sdist))
 
-    clean = Path(session.create_tmp()) / "clean"
+    clean = Path(session.create_tmp()).resolve() / "clean"
     shutil.rmtree(clean, ignore_errors=True)
     python = create(session, clean)
     session.run(python, "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), str(wheel), external=True)
@@ -127,6 +127,8 @@ def environment(session: nox.Session, name: str, *arguments: str, sees_machine: 
         lines = [f"import site; site.addsitedir({path!r})\n" for path in sys.path if path.endswith("-packages")]
         purelib = session.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
         Path(str(purelib).strip(), "machine.pth").write_text("".join(lines))
+    if not sys.stdout.isatty():
+        arguments = ("--quiet", *arguments)  # nobody watches the progress
     session.run(python, "-m", "pip", "install", *arguments)
     stamp.write_text(wanted)
     return python

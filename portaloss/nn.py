@@ -16,7 +16,7 @@ except ImportError as error:
 from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
 
-from portaloss import functional
+import portaloss.functional as functional
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,10 +246,13 @@ class _LinearCrossEntropyLoss(_WeightedLoss):
         )
 
 
-_LinearCrossEntropyBase: Any = getattr(torch.nn, "LinearCrossEntropyLoss", _LinearCrossEntropyLoss)
+if TYPE_CHECKING:
+    _LinearCrossEntropyBase = _LinearCrossEntropyLoss
+else:
+    _LinearCrossEntropyBase = getattr(torch.nn, "LinearCrossEntropyLoss", _LinearCrossEntropyLoss)
 
 
-class LinearCrossEntropyLoss(_LinearCrossEntropyBase):  # type: ignore[misc]  # which base it has depends on torch
+class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     """``torch.nn.LinearCrossEntropyLoss``, computed by ``portaloss.functional.linear_cross_entropy``.
 
     A linear layer and the cross-entropy of its outputs, which are never all stored. The layer's parameters are
@@ -261,7 +264,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):  # type: ignore[misc]  # 
         """The loss of inputs (D) or (N, D) and classes, or distributions of the logits' shape."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias
-        loss: Tensor = functional.linear_cross_entropy(
+        return functional.linear_cross_entropy(
             input,
             self.linear.weight.reshape(*classes, self.linear.in_features),  # Linear's own has two axes
             target,
@@ -272,7 +275,6 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):  # type: ignore[misc]  # 
             label_smoothing=self.label_smoothing,
             options=self.options,
         )
-        return loss
 
 
 FusedLinearCrossEntropyLoss = LinearCrossEntropyLoss

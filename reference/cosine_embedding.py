@@ -40,11 +40,11 @@ is -y / √(εb), of length 1e6: the loss is steep there. A pair whose target is
 
 What overflows or cancels
 -------------------------
-x·x overflows where √(x·x) would not: beyond 1e154 in float64 (1.8e19 in float32) PyTorch's loss is inf/inf, nan, and
-so is this one. But ab, the product of squares, overflows for lengths of half that exponent. PyTorch then divides by inf
-and finds cos = 0 for vectors that may be parallel. √a √b does not overflow; it rounds three times to √(ab)'s two, and
-is left to such rows. So for lengths between 1e77 and 1e154 (4e9 and 1.8e19) this chapter gives the cosine, and PyTorch
-0.
+x·x overflows for lengths beyond 1e154 in float64: PyTorch's loss is inf/inf, nan, and so is this one. But ab, the
+product of squares, overflows for lengths of half that exponent. PyTorch then divides by inf and finds cos = 0 for
+vectors that may be parallel. √a √b does not overflow; it rounds three times to √(ab)'s two, and is left to such rows.
+So for lengths between 1e77 and 1e154 this chapter gives the cosine, and PyTorch 0. In float32 PyTorch does so from 4e9
+on; here a, b and what follows from them are float64, since there is one of each in a row.
 
 Where a is inf and x·y finite, cos is 0, and PyTorch's derivative in y is nan: its backward pass has 0 · inf. The factor
 a/a below is 1, or there nan.
@@ -91,6 +91,7 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
         wants: which of input1, input2 to differentiate.
     """
     derivatives: Derivatives = {}
+    dtype = input1.dtype
     similar, different = target == 1, target == -1
     square1, square2, lengths = _lengths(input1, input2)
     cosine = sum_products(input1, input2) / lengths
@@ -100,16 +101,16 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
     if "input1" in wants or "input2" in wants:
         slope = step(different & (cosine >= margin), cosine) - similar  # ∂ℓ/∂cos
         with np.errstate(divide="ignore"):
-            across = lengths / slope  # to divide by: one rounding less than slope / lengths to multiply with
+            across = (lengths / slope).astype(dtype)  # to divide by: one rounding less than a factor would have
         slope *= cosine
         if "input1" in wants:
-            along = slope * (square2 / square2) / square1
-            derivatives["input1"] = input2 / across - _once(along, input1, input2) * input1
+            along = _once(slope * (square2 / square2) / square1, input1, input2)
+            derivatives["input1"] = input2 / across - along.astype(dtype) * input1
         if "input2" in wants:
-            along = slope * (square1 / square1) / square2
-            derivatives["input2"] = input1 / across - _once(along, input2, input1) * input2
+            along = _once(slope * (square1 / square1) / square2, input2, input1)
+            derivatives["input2"] = input1 / across - along.astype(dtype) * input2
 
-    return items, derivatives
+    return items.astype(dtype), derivatives
 
 
 def _lengths(x: Array, y: Array) -> tuple[Array, Array, Array]:

@@ -214,19 +214,14 @@ def magnitudes(
 
     The 1 is Z itself where the labels are all but certain: log Z near 0 knows no more digits than Z near 1 has.
     """
-    items, derivatives = ctc(
-        log_probs,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank=blank,
-        zero_infinity=zero_infinity,
-        wants=("log_probs",),
-    )
-    within = np.arange(len(log_probs))[:, None, None] < np.asarray(input_lengths)[:, None]
-    with np.errstate(all="ignore"):
-        terms = np.where(within, 2.0 * np.exp(log_probs) - derivatives["log_probs"], 0.0).astype(log_probs.dtype)
+    items, derivatives = ctc(log_probs, targets, input_lengths, target_lengths, blank=blank, wants=("log_probs",))
+    counts = np.arange(len(log_probs))[:, None, None] < np.asarray(input_lengths)[:, None]
     item_terms: Array = np.abs(items) + 1.0
+    if zero_infinity:
+        counts = counts & ~np.isposinf(items)[:, None]
+        item_terms[np.isposinf(items)] = 0.0
+    with np.errstate(all="ignore"):
+        terms = np.where(counts, 2.0 * np.exp(log_probs) - derivatives["log_probs"], 0.0).astype(log_probs.dtype)
     return item_terms, {"log_probs": terms}
 
 

@@ -111,38 +111,40 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
         derivatives["target"] = input / -classes if weight is None else input * (weight / -classes)
 
     items = sum_products(costs) if weight is None else sum_products(costs, weight)
-    return items / classes, derivatives
+    return (items / classes).astype(input.dtype, copy=False), derivatives
 
 
 def magnitudes(input: Array, target: Array, weight: Array | None = None) -> tuple[Array, Derivatives]:
-    """The sums of |terms|: σ(x) - t is a difference wherever t is not 0 or 1, and so is c where t is beyond them.
-
-    ∂c/∂t is counted as the difference of log σ(-x) and log σ(x) that PyTorch computes; here it is -x, exactly.
-    """
+    """The sums of |terms|: σ(x) - t is a difference wherever t is not 0 or 1, and so is c where t is beyond them."""
     classes = input.shape[1]
     w = np.abs(np.ones_like(input) if weight is None else weight) / classes
     gap = np.abs(step(input >= 0, input) - target)
     tail = np.exp(-np.abs(input))
     costs = np.abs(input) * gap + np.log1p(tail)
     slope = gap + tail / (1 + tail)
-    logarithms = np.abs(input) + 2 * np.log1p(tail)
-    return sum_products(costs, w), {"input": slope * w, "target": logarithms * w, "weight": costs / classes}
+    return sum_products(costs, w), {"input": slope * w, "target": np.abs(input) * w, "weight": costs / classes}
 
 
 # Adding along rows. np.einsum multiplies and adds in one pass, in 0.1 ns an element; .sum(axis=1) alone takes 0.2, and
 # on rows of three 3.5 to einsum's 0.9. But einsum adds one term after another, in four lanes where a row is contiguous,
-# so that its rounding error grows with the row: 8 units in the last place at 4096 features, and less than 1 in blocks.
+# so that its rounding error grows with the row: 8 units in the last place at 4096 features, and 1 in blocks. Sums of
+# few terms cost so much more a row than an element that they may as well be in float64.
 
-_CHAIN = 32  # additions one after another
+_CHAIN = 32  #: additions one after another
 
 
 def sum_products(*factors: Array) -> Array:
-    """Σ over axis 1 of the product of one or two arrays that broadcast together, (N, 1, ...)."""
+    """Σ over axis 1 of the product of one or two arrays that broadcast together: (N, 1, ...), float64.
+
+    There is one sum a row, so that what is computed from it costs little in float64, and is rounded once.
+    """
     length = max(f.shape[1] for f in factors)
     block = 4 * _CHAIN if all(f.strides[1] == f.itemsize for f in factors) else _CHAIN
     if length <= block:
+        if length <= _CHAIN:
+            factors = tuple(f.astype(np.float64, copy=False) for f in factors)
         sums: Array = np.einsum("nc...->n..." if len(factors) == 1 else "nc...,nc...->n...", *factors)
-        return sums[:, None]
+        return sums[:, None].astype(np.float64, copy=False)
 
     full = [f if f.shape[1] == length else np.broadcast_to(f, (f.shape[0], length, *f.shape[2:])) for f in factors]
     count = length // block

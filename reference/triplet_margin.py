@@ -47,16 +47,15 @@ a derivative that is 0 · inf/inf is nan.
 
 What overflows or cancels
 -------------------------
-u·u overflows beyond 1e154 in float64 (1.8e19 in float32), and underflows below 1e-162 (1e-23). Scaling by the maximum
-would prevent both, as it does in BLAS's nrm2, for another two passes. PyTorch does not scale: ‖u‖ is inf (or 0), the
-loss is inf or nan, the derivative 0 (or nan), and so they are here. |u|ᵖ for p = 3 does so beyond 1e102 (7e12).
+u·u overflows beyond 1e154 in float64, and underflows below 1e-162. Scaling by the maximum would prevent both, as it
+does in BLAS's nrm2, for another two passes. PyTorch does not scale: ‖u‖ is inf (or 0), the loss is inf or nan, the
+derivative 0 (or nan), and so they are here. |u|ᵖ for p = 3 does so beyond 1e102. In float32 the limits are 1e19, 1e-23
+and 1e12; rows of at most 32 features, which are added in float64, have them further out.
 
 m + d - d is a difference of distances, and ∂ℓ/∂a one of two unit vectors; x - y + ε is a difference too where
 x - y ≈ -ε. Rounding in their terms stays: ``magnitudes`` counts them.
 
-For p > 1 a power is taken once a feature: |u|^(p-1), which the derivative needs, times |u| is the norm's summand. The
-exponent of the root, 1/p, is no float for p = 3; what its rounding costs grows with |log Σ|u|ᵖ|, and ``_root`` takes it
-back.
+For p > 1 a power is taken once a feature: |u|^(p-1), which the derivative needs, times |u| is the norm's summand.
 
 Source: Kilian Q. Weinberger, John Blitzer and Lawrence K. Saul, "Distance Metric Learning for Large Margin Nearest
 Neighbor Classification", NIPS 18 (2005); Florian Schroff, Dmitry Kalenichenko and James Philbin, "FaceNet: A Unified
@@ -143,7 +142,7 @@ def triplet_margin(
             if "negative" in wants:
                 derivatives["negative"] = derivatives["negative"] + push
 
-    return items, derivatives
+    return items.astype(anchor.dtype), derivatives
 
 
 class _Norm(NamedTuple):
@@ -160,7 +159,8 @@ class _Norm(NamedTuple):
             divisor = self.divisor / upstream
         if self.direction.shape[1] < features:
             divisor = divisor * features
-        return self.direction / divisor
+        slope: Array = self.direction / divisor.astype(self.direction.dtype)
+        return slope
 
 
 def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
@@ -189,23 +189,8 @@ def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
         else:
             total = sum_products(size**p)
             np.copyto(direction, 0, where=u == 0)
-        length = _root(total, p)
+        length = total ** (1 / p)
         return _Norm(length, direction, _infinite_at_zero(length ** (p - 1), length))
-
-
-def _root(total: Array, p: float) -> Array:
-    """total^(1/p), and one step of Newton's method.
-
-    1/p is rounded, and p is not. For p = 3 and a total of 1e-18, which ε alone makes, that costs 10 units in the last
-    place.
-    """
-    root = total ** (1 / p)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        correction = total / root**p
-    correction -= 1
-    np.copyto(correction, 0, where=~(np.abs(correction) < 1e-3))  # 0/0, inf/inf, and subnormal totals
-    root *= 1 + correction / p
-    return root
 
 
 def _share(far: _Norm, side: _Norm) -> Array:
@@ -221,7 +206,7 @@ def _sign(u: Array) -> Array:
 def _infinite_at_zero(divisor: Array, length: Array) -> Array:
     """The divisor that makes the derivative 0 where the length is 0, instead of 0/0."""
     zero = length == 0
-    return np.where(zero, np.inf, divisor).astype(length.dtype, copy=False) if zero.any() else divisor
+    return np.where(zero, np.inf, divisor) if zero.any() else divisor
 
 
 def magnitudes(

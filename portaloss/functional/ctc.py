@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portaloss import dispatch
-from portaloss.functional._arrays import ArrayT
+from portaloss.functional._arrays import Array, ArrayT
 from portaloss.kinds import LossKind
 
 
 def ctc_loss(
     log_probs: ArrayT,
-    targets: ArrayT,
-    input_lengths: ArrayT | Sequence[int],
-    target_lengths: ArrayT | Sequence[int],
+    targets: Array,
+    input_lengths: Array | Sequence[int],
+    target_lengths: Array | Sequence[int],
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,

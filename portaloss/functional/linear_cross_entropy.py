@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from portaloss import checks, dispatch
-from portaloss.functional._arrays import ArrayT
+from portaloss.functional._arrays import Array, ArrayT
 from portaloss.kinds import LossKind
 
 
 def linear_cross_entropy(
     input: ArrayT,
-    linear_weight: ArrayT,
-    target: ArrayT,
+    linear_weight: Array,
+    target: Array,
     *,
-    linear_bias: ArrayT | None = None,
-    weight: ArrayT | None = None,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
     reduction: str = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,

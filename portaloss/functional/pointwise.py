@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from portaloss import arrays, checks, dispatch
-from portaloss.functional._arrays import ArrayT
+from portaloss.functional._arrays import Array, ArrayT
 from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
 
 
 def binary_cross_entropy(
     input: ArrayT,
-    target: ArrayT,
-    weight: ArrayT | None = None,
+    target: Array,
+    weight: Array | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -64,12 +64,12 @@ def binary_cross_entropy(
 
 def binary_cross_entropy_with_logits(
     input: ArrayT,
-    target: ArrayT,
-    weight: ArrayT | None = None,
+    target: Array,
+    weight: Array | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
-    pos_weight: ArrayT | None = None,
+    pos_weight: Array | None = None,
 ) -> ArrayT:
     """Binary cross-entropy of logits: of probabilities σ(x) = 1 / (1 + exp(-x)), without forming them.
 
@@ -115,7 +115,7 @@ def binary_cross_entropy_with_logits(
 
 def kl_div(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -181,7 +181,7 @@ def kl_div(
 
 def poisson_nll_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     log_input: bool = True,
     full: bool = False,
     size_average: bool | None = None,
@@ -234,8 +234,8 @@ def poisson_nll_loss(
 
 def gaussian_nll_loss(
     input: ArrayT,
-    target: ArrayT,
-    var: ArrayT | float,
+    target: Array,
+    var: Array | float,
     full: bool = False,
     eps: float = 1e-6,
     reduction: str = "mean",
@@ -296,7 +296,7 @@ def _everywhere(value: float, input: Any) -> Any:
 
 def hinge_embedding_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     margin: float = 1.0,
     size_average: bool | None = None,
     reduce: bool | None = None,
@@ -344,8 +344,8 @@ def hinge_embedding_loss(
 
 def margin_ranking_loss(
     input1: ArrayT,
-    input2: ArrayT,
-    target: ArrayT,
+    input2: Array,
+    target: Array,
     margin: float = 0,
     size_average: bool | None = None,
     reduce: bool | None = None,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from portaloss import dispatch
-from portaloss.functional._arrays import ArrayT
+from portaloss.functional._arrays import Array, ArrayT
 from portaloss.functional._legacy import reduction_of, warn_of_sizes
 from portaloss.kinds import LossKind
 
 
 def mse_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
-    weight: ArrayT | None = None,
+    weight: Array | None = None,
 ) -> ArrayT:
     """Mean squared error: the square of each error.
 
@@ -58,11 +58,11 @@ def mse_loss(
 
 def l1_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
-    weight: ArrayT | None = None,
+    weight: Array | None = None,
 ) -> ArrayT:
     """Mean absolute error: the size of each error.
 
@@ -106,7 +106,7 @@ def l1_loss(
 
 def smooth_l1_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -152,7 +152,7 @@ def smooth_l1_loss(
 
 
 def huber_loss(
-    input: ArrayT, target: ArrayT, reduction: str = "mean", delta: float = 1.0, weight: ArrayT | None = None
+    input: ArrayT, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
 ) -> ArrayT:
     """Huber's loss: squared for small errors, absolute for large ones, so that an outlier pulls with a bounded force.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from portaloss import dispatch
-from portaloss.functional._arrays import ArrayT
+from portaloss.functional._arrays import Array, ArrayT
 from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
 
 
 def nll_loss(
     input: ArrayT,
-    target: ArrayT,
-    weight: ArrayT | None = None,
+    target: Array,
+    weight: Array | None = None,
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
@@ -62,8 +62,8 @@ def nll_loss(
 
 def cross_entropy(
     input: ArrayT,
-    target: ArrayT,
-    weight: ArrayT | None = None,
+    target: Array,
+    weight: Array | None = None,
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
@@ -125,10 +125,10 @@ def cross_entropy(
 
 def multi_margin_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     p: int = 1,
     margin: float = 1.0,
-    weight: ArrayT | None = None,
+    weight: Array | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -180,7 +180,7 @@ def multi_margin_loss(
 
 def multilabel_margin_loss(
     input: ArrayT,
-    target: ArrayT,
+    target: Array,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -227,8 +227,8 @@ def multilabel_margin_loss(
 
 def multilabel_soft_margin_loss(
     input: ArrayT,
-    target: ArrayT,
-    weight: ArrayT | None = None,
+    target: Array,
+    weight: Array | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",
@@ -277,8 +277,8 @@ def multilabel_soft_margin_loss(
 
 def cosine_embedding_loss(
     input1: ArrayT,
-    input2: ArrayT,
-    target: ArrayT,
+    input2: Array,
+    target: Array,
     margin: float = 0,
     size_average: bool | None = None,
     reduce: bool | None = None,
@@ -329,8 +329,8 @@ def cosine_embedding_loss(
 
 def triplet_margin_loss(
     anchor: ArrayT,
-    positive: ArrayT,
-    negative: ArrayT,
+    positive: Array,
+    negative: Array,
     margin: float = 1.0,
     p: float = 2,
     eps: float = 1e-6,

@@ -38,6 +38,14 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
         9.0,
         "cross-entropy's 7, of logits that a matrix product has rounded, and the products of their derivatives",
     ),
+    (LossKind.BCE_WITH_LOGITS, "float32"): (
+        6.0,
+        "exp and log1p together are off by 3.1 ulp, and each of two weights rounds again: 5.6 was measured",
+    ),
+    (LossKind.GAUSSIAN_NLL, "float32"): (
+        6.0,
+        "the derivative in var is six operations in a row, two of them quotients, half an ulp each: 4.7 was measured",
+    ),
     (LossKind.COSINE_EMBEDDING, "float32"): (
         6.0,
         "three sums of products, two roots, a product, a quotient and a difference, half an ulp each: 4.7 was measured",

@@ -85,6 +85,10 @@ def compare_with_torch(chapter, operands, options):
     before = [operand.copy() for operand in operands]
     with np.errstate(all="ignore"):
         item_size, sizes = magnitudes(chapter, operands, options)
+        if chapter is multilabel_soft_margin:
+            # ours is -x; PyTorch's is a difference of log σ(x) and log σ(-x), of which one is at least log 2
+            weight = 1.0 if len(operands) < 3 else np.abs(operands[2])
+            sizes["target"] = sizes["target"] + weight / operands[0].shape[1]
         items, derivatives = evaluate(chapter, operands, options)
         expected, gradients = evaluate_torch(chapter, operands, options)
         assert_same(items, expected, np.broadcast_to(item_size, items.shape), 1e-12)
@@ -358,13 +362,13 @@ def test_cosine_embedding_of_parallel_orthogonal_and_tiny_vectors(x, y, target, 
     a, b = mpmath.fdot(u, u) + mpmath.mpf(EPSILON), mpmath.fdot(v, v) + mpmath.mpf(EPSILON)
     lengths = mpmath.sqrt(a * b)
     cosine = mpmath.fdot(u, v) / lengths
-    # squares of three terms 1.5 each, their product and root 1 and a half of that: 2.5 for √(ab), which cos shares with
-    # a dot product of 1.5; with its own quotient and the last difference 5, of a magnitude that is at least twice cos
+    # In float64 squares and dot product are off by 1.5 each, √(ab) by 2.5, cos by 4.5: of a magnitude that is at least
+    # twice cos or 1.5. In float32 these are float64's, and only roundings remain.
     assert ulps(items[0, 0], 1 - cosine if target == 1 else cosine + 0.5, item_size[0, 0]) <= 4
     for i in range(3):
         for name, own, other, square in (("input1", u, v, a), ("input2", v, u, b)):
             expected = -target * (other[i] / lengths - cosine * own[i] / square)
-            # 3 for y / √(ab); 6 for cos x / a, which is at most half of the magnitude or shares its signs
+            # in float64 3 for y / √(ab) and 7 for cos x / a, of which the magnitude is the sum
             assert ulps(derivatives[name][0, i], expected, sizes[name][0, i]) <= 6
 
 
@@ -378,6 +382,8 @@ def test_triplet_margin_of_close_distances_and_of_equal_vectors(p, swap, dtype):
     operands, options = [a, b, c], {"p": p, "swap": swap, "margin": 3.0}
     items, derivatives = evaluate(triplet_margin, operands, options)
     item_size, sizes = magnitudes(triplet_margin, [operand.astype(float) for operand in operands], options)
+    # S^(1/p) magnifies the rounding of 1/p by |log S|, which is 41 where S is 3 ε³; in float32 it is float64's rounding
+    rounded = 41 * (1 - 1 / p) if dtype == np.float64 and p in (3.0, 1.5) else 0
 
     def distance(x, y):
         u = [first - second + mpmath.mpf(1e-6) for first, second in zip(x, y, strict=True)]
@@ -397,7 +403,7 @@ def test_triplet_margin_of_close_distances_and_of_equal_vectors(p, swap, dtype):
         if row == 1:
             # three differences of ε: for p = ∞ they share the maximum
             pull = [mpmath.mpf(1) / 3] * 3 if p == INF else pull
-        # a length: difference, ε and sum 2.5, root 1.5; twice, within one magnitude
+        # a length: difference and ε 1, in float64 a sum 1.5 and a root 1.5; two of them within one magnitude
         assert ulps(items[row, 0], max(loss, 0), item_size[row, 0]) <= 4
         for i in range(3):
             expected = {
@@ -406,8 +412,8 @@ def test_triplet_margin_of_close_distances_and_of_equal_vectors(p, swap, dtype):
                 "negative": (1 - swapped) * push[i] + swapped * other[i],
             }
             for name, value in expected.items():
-                # u 1, its power's 1 or 2 more, the divisor 2.5, and a rounding each for quotient and difference
-                assert ulps(derivatives[name][row, i], value * (loss >= 0), sizes[name][row, i]) <= 5
+                # u 1, its power 1 or 2 more, the divisor 2 or 3, and a rounding each for quotient and difference
+                assert ulps(derivatives[name][row, i], value * (loss >= 0), sizes[name][row, i]) <= 5 + rounded
 
 
 # float32 against float64
@@ -438,7 +444,7 @@ def cases_float32(features):
 def test_float32_is_within_4_ulp_of_float64(features):
     """Relative to the sum of |terms|, which only differs from the truth where terms of both signs meet.
 
-    By the worst errors of NumPy's float32 functions (exp 2.4, log1p 1.9) and of sums of up to 256 terms (2.8); that
+    By the worst errors of NumPy's float32 functions (exp 2.4, log1p 1.9) and of sums of up to 128 terms (2.4); that
     they all meet is rare. The weight's derivative has a quotient more, by C, whose ulp may be half of its argument's.
     """
     for chapter, operands, options in cases_float32(features):
@@ -470,7 +476,10 @@ def test_wants_are_what_is_computed(chapter):
 
 @pytest.mark.parametrize("length", [1, 3, 256, 257, 1000, 40_000])
 def test_sums_of_long_rows_stay_accurate(length):
-    """In float32 within 4 ulp of the sum of |terms| whatever the length: blocks of 128, added in pairs."""
+    """float32 terms within 3 of its ulp of the sum of |terms|, whatever the length: chains of 32, added in float64.
+
+    The worst case is half an ulp for each of 32 additions and the product; signs that are not all equal leave a root.
+    """
     x, y = (random(3, length, 2, seed=i).astype(np.float32) for i in range(2))
     exact_x, exact_y = x.astype(float), y.astype(float)
     for actual, terms in (
@@ -479,8 +488,9 @@ def test_sums_of_long_rows_stay_accurate(length):
         (sum_products(np.abs(x)), np.abs(exact_x)),
         (sum_products(x, y[:, :1]), exact_x * exact_y[:, :1]),
         (sum_products(x.T.copy().T, y), exact_x * exact_y),
+        (sum_products(np.moveaxis(np.moveaxis(x, 1, 2).copy(), 2, 1), x), exact_x * exact_x),
     ):
         assert actual.shape == (3, 1, 2)
-        assert actual.dtype == np.float32
+        assert actual.dtype == np.float64
         truth, size = terms.sum(axis=1, keepdims=True), np.abs(terms).sum(axis=1, keepdims=True)
-        assert worst_ulps(actual, truth, size) <= 4
+        assert worst_ulps(actual, truth, size) <= 3

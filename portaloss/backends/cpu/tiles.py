@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import fsum, isfinite, prod
 from typing import Any
 
@@ -62,6 +63,7 @@ class Pass:
         tiles = Tiles(shape, self.axis)
         summed = self._summed(arrays, shape)
         sums = OrderedSum({name: arrays["gradient", name].shape for name in summed})
+        keep_freed_memory()
         cuts = [(key, array, array.shape == shape) for key, array in arrays.items()]
 
         def visit(index: int) -> None:
@@ -120,6 +122,17 @@ class Pass:
             else:
                 narrow_into(derivative * upstream, out)
         return total, partials
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep what tiles free, once in a process.
+
+    glibc gives freed temporaries of a tile's size back to the system, and takes them again for the next tile: a page
+    fault for each 4 KiB, which costs more than the arithmetic. It stops when it sees a larger block freed: its
+    thresholds follow the largest so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:

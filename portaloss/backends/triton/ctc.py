@@ -33,6 +33,9 @@ Tensor = torch.Tensor
 #: Bytes of states that are kept at a time. Where a batch needs more, it is handled in parts: samples are independent.
 STATES_BUDGET = 1 << 30
 
+#: The exponent of zero: below every other, and finite, since -inf - -inf is nan.
+NONE = tl.constexpr(-1e300)
+
 #: What becomes of a sample's gradient: computed, nan because the loss is not finite, or zero because there is none.
 FINE, BROKEN, NOTHING = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -46,176 +49,199 @@ def _power_of_two(exponent):
 
 @triton.jit
 def _normal(m, e):
-    """The same number with 1 <= m < 2. Zero has e = -inf; nan and inf keep their m, and e = 0."""
+    """The same number with 1 <= m < 2. Zero has e = NONE; nan and inf keep their m, and e = 0."""
     bits = m.to(tl.int64, bitcast=True)
     shift = ((bits >> 52) & 0x7FF) - 1023
     fraction = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).to(tl.float64, bitcast=True)
     ordinary = (m > 0.0) & (m < float("inf"))
-    other_e = tl.where(m == 0.0, float("-inf"), 0.0)
+    other_e = tl.where(m == 0.0, NONE, 0.0)
     return tl.where(ordinary, fraction, m), tl.where(ordinary, e + shift.to(tl.float64), other_e)
+
+
+@triton.jit
+def _load(states_ptr, at, mask):
+    """The pairs of some states, 16 bytes at a time; zeros where masked."""
+    part = tl.arange(0, 2)[None, :]
+    pair = tl.load(states_ptr + 2 * at[:, None] + part, mask=mask[:, None], other=0.0)
+    m, e = tl.split(pair)
+    return m, tl.where(mask, e, NONE)
+
+
+@triton.jit
+def _store(states_ptr, at, m, e, mask):
+    """What ``_load`` loads."""
+    part = tl.arange(0, 2)[None, :]
+    tl.store(states_ptr + 2 * at[:, None] + part, tl.join(m, e), mask=mask[:, None])
 
 
 @triton.jit
 def _shifted(m, e, top):
     """m 2^(e - top)."""
-    return m * _power_of_two(tl.where(e == top, 0.0, e - top))  # -inf - -inf would be nan
+    return m * _power_of_two(e - top)
+
+
+@triton.jit
+def _whole_powers(log_p):
+    """r and a whole e with exp(log_p) = 2^e exp(r) and |r| < 0.35; log_p is finite."""
+    x = minimum(maximum(log_p, -1e290), 1e290)
+    e = tl.floor(x * 1.4426950408889634 + 0.5)
+    # ln(2) in two parts, the first with bits to spare for the product; beyond 1e15 e has no digits after the point
+    r = (x - e * 6.93147180369123816490e-01) - e * 1.90821492927058770002e-10
+    return minimum(maximum(r, -0.5), 0.5), e
 
 
 @triton.jit
 def _probability(log_p):
-    """exp(log_p) as a pair: 2^e takes the whole powers of two, so that it never underflows. Zero is (0, -inf)."""
+    """exp(log_p) as a pair: 2^e takes the whole powers of two, so that it never underflows. Zero is (0, NONE)."""
     wrong = (log_p != log_p) | (log_p == float("inf"))  # inf - inf would be next in log space: nan
     usable = (log_p > float("-inf")) & (log_p < float("inf"))
-    x = tl.where(usable, log_p, 0.0)
-    x = minimum(maximum(x, -1e300), 1e300)
-    e = tl.floor(x * 1.4426950408889634 + 0.5)
-    # ln(2) in two parts, the first with bits to spare for the product; beyond 1e15 e has no digits after the point
-    r = (x - e * 6.93147180369123816490e-01) - e * 1.90821492927058770002e-10
-    r = minimum(maximum(r, -0.5), 0.5)
+    r, e = _whole_powers(tl.where(usable, log_p, 0.0))
     m = tl.where(usable, tl.exp(r), tl.where(wrong, float("nan"), 0.0))
-    return m, tl.where(usable, e, tl.where(wrong, 0.0, float("-inf")))
+    return m, tl.where(usable, e, tl.where(wrong, 0.0, NONE))
 
 
-@triton.jit(
-    do_not_specialize=[
-        "steps", "classes", "longest", "label_count", "states", "kept", "blank", "lp_t", "lp_n", "lp_c", "target_stride",
-    ]  # fmt: skip
+#: Sizes and strides, which are not compiled in: one binary for all shapes.
+_WALK_SIZES = ("steps", "classes", "longest", "label_count", "states", "at_blank", "lp_t", "lp_n", "lp_c")
+_GRADIENT_SIZES = (
+    "steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t", "g_n", "scale_stride",
+    "up_stride",
 )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_WALK_SIZES)
 def walk_kernel(
     log_probs_ptr, targets_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
-    m_ptr, e_ptr, items_ptr, z_ptr, status_ptr,
-    steps, classes, longest, label_count, states, kept, blank, lp_t, lp_n, lp_c, target_stride,
-    ZERO_INFINITY: tl.constexpr, LABELS: tl.constexpr,
+    states_ptr, summary_ptr,
+    steps, classes, longest, label_count, states, at_blank, lp_t, lp_n, lp_c,
+    ALL: tl.constexpr, ZERO_INFINITY: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
     """All steps of one sample in one direction: 0 gives α, the loss and Z; 1 gives y β.
 
     A step reads the S + 1 classes that occur and the states of the step before, and writes its own: see the module.
-    Labels are handled LABELS at a time. A sample's states of one step are its S labels, then its S + 1 blanks.
+    Labels are handled LABELS at a time. ALL keeps the states of all steps, else of two. A sample's states of one step
+    are its S labels, then its S + 1 blanks.
     """
     n = tl.program_id(0).to(tl.int64)
-    direction = tl.program_id(1)
-    offset = tl.load(offsets_ptr + n).to(tl.int64)
-    used = tl.load(input_lengths_ptr + n).to(tl.int64)
-    length = tl.load(target_lengths_ptr + n).to(tl.int64)
+    backward = tl.program_id(1) == 1
+    offset = tl.load(offsets_ptr + n)
+    used = tl.load(input_lengths_ptr + n)
+    length = tl.load(target_lengths_ptr + n)
     valid = (used >= 0) & (used <= steps) & (length >= 0) & (length <= longest) & (offset + length <= label_count)
-    length = tl.where(valid, length, 0)
-    targets_ptr += offset * target_stride
+    length = tl.where(valid, length, 0).to(tl.int32)
+    targets_ptr += offset
     wrong = tl.zeros([LABELS], tl.int32)
     for start in range(0, length, LABELS):
         i = start + tl.arange(0, LABELS)
-        label = tl.load(targets_ptr + i * target_stride, mask=i < length, other=blank).to(tl.int64)
+        label = tl.load(targets_ptr + i, mask=i < length, other=0).to(tl.int64)
         wrong = wrong | tl.where((label < 0) | (label >= classes), 1, 0)
     valid = valid & (tl.max(wrong) == 0)
     length = tl.where(valid, length, 0)
-    used = tl.where(valid, used, 0)
+    used = tl.where(valid, used, 0).to(tl.int32)
 
     # walk order to label order: label i is at first + sign i, blank i at first_blank + sign i
-    sign = tl.where(direction == 0, 1, -1).to(tl.int64)
-    first = tl.where(direction == 0, 0, length - 1)
-    first_blank = tl.where(direction == 0, length, 2 * length)
-    base = direction.to(tl.int64) * kept * states + 2 * offset + n
-    m_ptr += base
-    e_ptr += base
+    sign = tl.where(backward, -1, 1)
+    first = tl.where(backward, length - 1, 0)
+    first_blank = tl.where(backward, 2 * length, length)
+    row = states.to(tl.int64) * 2
+    states_ptr += 2 * (2 * offset + n)
+    if backward:
+        states_ptr += steps * row
     log_probs_ptr += n * lp_n
     for t in range(0, used):
         later = t > 0
-        time = tl.where(direction == 0, t, used - 1 - t)
-        now = (time % kept) * states
-        before = tl.where(later, (time - sign + kept) % kept, 0) * states
-        at_time = log_probs_ptr + time * lp_t
-        blank_m, blank_e = _probability(tl.load(at_time + blank * lp_c).to(tl.float64))
+        time = tl.where(backward, used - 1 - t, t)
+        if ALL:
+            now_ptr = states_ptr + time * row
+            before_ptr = states_ptr + tl.where(later, time - sign, 0) * row
+        else:
+            now_ptr = states_ptr + (t & 1) * row
+            before_ptr = states_ptr + ((t + 1) & 1) * row
+        at_time = log_probs_ptr + time.to(tl.int64) * lp_t
+        blank_m, blank_e = _probability(tl.load(at_time + at_blank).to(tl.float64))
         for start in range(0, length + 1, LABELS):
-            i = (start + tl.arange(0, LABELS)).to(tl.int64)
+            i = start + tl.arange(0, LABELS)
             is_label = i < length
             is_blank = i <= length
             has_left = is_blank & (i > 0)
             own = first + sign * i
             own_blank = first_blank + sign * i
-            label = tl.load(targets_ptr + own * target_stride, mask=is_label, other=blank).to(tl.int64)
-            left_label = tl.load(targets_ptr + (own - sign) * target_stride, mask=is_label & (i > 0), other=blank)
-            jump = is_label & (label != left_label.to(tl.int64))
+            at_label = targets_ptr + own
+            label = tl.load(at_label, mask=is_label, other=0).to(tl.int64)
+            left_label = tl.load(at_label - sign, mask=is_label & (i > 0), other=0).to(tl.int64)
             log_p = tl.load(at_time + label * lp_c, mask=is_label, other=float("-inf")).to(tl.float64)
             p_m, p_e = _probability(log_p)
 
-            stay_m = tl.load(m_ptr + before + own, mask=is_label & later, other=0.0)
-            stay_e = tl.load(e_ptr + before + own, mask=is_label & later, other=float("-inf"))
-            left_m = tl.load(m_ptr + before + own - sign, mask=has_left & later, other=0.0)
-            left_e = tl.load(e_ptr + before + own - sign, mask=has_left & later, other=float("-inf"))
-            rest_m = tl.load(m_ptr + before + own_blank, mask=is_blank & later, other=0.0)
-            rest_e = tl.load(e_ptr + before + own_blank, mask=is_blank & later, other=float("-inf"))
+            stay_m, stay_e = _load(before_ptr, own, is_label & later)
+            left_m, left_e = _load(before_ptr, own - sign, has_left & later)
+            rest_m, rest_e = _load(before_ptr, own_blank, is_blank & later)
             # before the first step all of it is in the first blank, which leads to itself and to the first label
             source = (i == 0) & (t == 0)
             rest_m = tl.where(source, 1.0, rest_m)
             rest_e = tl.where(source, 0.0, rest_e)
 
-            jump_m = tl.where(jump, left_m, 0.0)
-            jump_e = tl.where(jump, left_e, float("-inf"))
-            top = maximum(maximum(stay_e, rest_e), jump_e)
-            total = (_shifted(stay_m, stay_e, top) + _shifted(rest_m, rest_e, top)) + _shifted(jump_m, jump_e, top)
-            label_m, label_e = _normal(total * p_m, top + p_e)
             top = maximum(rest_e, left_e)
             total = _shifted(rest_m, rest_e, top) + _shifted(left_m, left_e, top)
             new_m, new_e = _normal(total * blank_m, top + blank_e)
-            tl.store(m_ptr + now + own, label_m, mask=is_label)
-            tl.store(e_ptr + now + own, label_e, mask=is_label)
-            tl.store(m_ptr + now + own_blank, new_m, mask=is_blank)
-            tl.store(e_ptr + now + own_blank, new_e, mask=is_blank)
+            _store(now_ptr, own_blank, new_m, new_e, is_blank)
+            jump = label != left_label
+            left_m = tl.where(jump, left_m, 0.0)
+            left_e = tl.where(jump, left_e, NONE)
+            top = maximum(maximum(stay_e, rest_e), left_e)
+            total = (_shifted(stay_m, stay_e, top) + _shifted(rest_m, rest_e, top)) + _shifted(left_m, left_e, top)
+            new_m, new_e = _normal(total * p_m, top + p_e)
+            _store(now_ptr, own, new_m, new_e, is_label)
         tl.debug_barrier()  # the next step reads what other threads have written
 
-    if direction == 0:
-        some = used > 0
-        last = tl.where(some, (used - 1) % kept, 0) * states
-        a_m = tl.load(m_ptr + last + 2 * length, mask=some, other=0.0)
-        a_e = tl.load(e_ptr + last + 2 * length, mask=some, other=float("-inf"))
-        b_m = tl.load(m_ptr + last + length - 1, mask=some & (length > 0), other=0.0)
-        b_e = tl.load(e_ptr + last + length - 1, mask=some & (length > 0), other=float("-inf"))
-        certain = (used == 0) & (length == 0)
-        a_m = tl.where(certain, 1.0, a_m)
-        a_e = tl.where(certain, 0.0, a_e)
-        top = maximum(a_e, b_e)
-        z_m, z_e = _normal(_shifted(a_m, a_e, top) + _shifted(b_m, b_e, top), top)
-        log_m = tl.log(tl.where(z_m == 0.0, 1.0, z_m))
+    if backward == 0:
+        # a sum over both last states, in a vector of two
+        i = tl.arange(0, 2)
+        slot = used - 1
+        if not ALL:
+            slot = slot & 1
+        last_ptr = states_ptr + tl.where(used > 0, slot, 0) * row
+        m, e = _load(last_ptr, tl.where(i == 0, length - 1, 2 * length), (used > 0) & ((i == 1) | (length > 0)))
+        certain = (i == 1) & (used == 0) & (length == 0)
+        m = tl.where(certain, 1.0, m)
+        e = tl.where(certain, 0.0, e)
+        top = tl.max(e)
+        z_m, z_e = _normal(tl.sum(_shifted(m, e, top)), top)
+        impossible = z_m == 0.0
+        log_m = tl.log(tl.where(impossible, 1.0, z_m))
         item = 0.0 - (z_e * 6.93147180369123816490e-01 + (z_e * 1.90821492927058770002e-10 + log_m))
-        impossible = item == float("inf")
+        item = tl.where(impossible, float("inf"), item)
         finite = (item == item) & (item < float("inf")) & (item > float("-inf"))
         status = tl.where(finite, FINE, BROKEN)
         if ZERO_INFINITY:
             status = tl.where(impossible, NOTHING, status)
             item = tl.where(impossible, 0.0, item)
-        tl.store(items_ptr + n, tl.where(valid, item, float("nan")))
-        tl.store(status_ptr + n, tl.where(valid, status, NOTHING))
-        tl.store(z_ptr + 2 * n, z_m)
-        tl.store(z_ptr + 2 * n + 1, z_e)
+        summary_ptr += 4 * n
+        tl.store(summary_ptr, tl.where(valid, item, float("nan")))
+        tl.store(summary_ptr + 1, 1.0 / tl.where(impossible, 1.0, z_m))
+        tl.store(summary_ptr + 2, z_e)
+        tl.store(summary_ptr + 3, tl.where(valid, status, NOTHING).to(tl.float64))
 
 
 @triton.jit
-def _posterior(m_ptr, e_ptr, at, beta, mask, z_e, p_e):
+def _posterior(alpha_ptr, beta_ptr, at, mask, z_e, p_e):
     """α y β 2^-(e of Z) 2^-(e of y), where y is what α and β both hold: the posterior but for two divisions by m."""
-    a_m = tl.load(m_ptr + at, mask=mask, other=0.0)
-    a_e = tl.load(e_ptr + at, mask=mask, other=float("-inf"))
-    b_m = tl.load(m_ptr + beta + at, mask=mask, other=0.0)
-    b_e = tl.load(e_ptr + beta + at, mask=mask, other=float("-inf"))
+    a_m, a_e = _load(alpha_ptr, at, mask)
+    b_m, b_e = _load(beta_ptr, at, mask)
     return (a_m * b_m) * _power_of_two(((a_e - z_e) + b_e) - p_e)
 
 
 @triton.jit
-def _unit(log_p):
-    """The pair that ``_probability`` gives, with 1 instead of a zero or nan, for which the derivative is nan anyway."""
-    m, e = _probability(log_p)
+def _inverse(log_p):
+    """1 / m and e of the pair that is exp(log_p); of 1 where that is zero or nan, and the derivative nan anyway."""
     usable = (log_p > float("-inf")) & (log_p < float("inf"))
-    return tl.where(usable, m, 1.0), tl.where(usable, e, 0.0)
+    r, e = _whole_powers(tl.where(usable, log_p, 0.0))
+    return tl.exp(-r), e
 
 
-@triton.jit(
-    do_not_specialize=[
-        "samples", "classes", "states", "kept", "blank", "lp_t", "lp_n", "lp_c", "g_t", "g_n", "target_stride",
-        "scale_stride", "up_stride",
-    ]  # fmt: skip
-)  # fmt: skip
+@triton.jit(do_not_specialize=_GRADIENT_SIZES)
 def gradient_kernel(
     log_probs_ptr, targets_ptr, order_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
-    m_ptr, e_ptr, z_ptr, status_ptr, gradient_ptr, scale_ptr, upstream_ptr,
-    samples, classes, states, kept, blank, lp_t, lp_n, lp_c, g_t, g_n, target_stride, scale_stride, up_stride,
+    states_ptr, summary_ptr, gradient_ptr, scale_ptr, upstream_ptr,
+    steps, samples, classes, states, blank, lp_t, lp_n, lp_c, g_t, g_n, scale_stride, up_stride,
     UPSTREAM: tl.constexpr, ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
     """exp(log_probs) - posterior of one step of one sample.
@@ -233,8 +259,9 @@ def gradient_kernel(
         lp_n = tl.multiple_of(lp_n, 16)
         g_t = tl.multiple_of(g_t, 16)
         g_n = tl.multiple_of(g_n, 16)
-    status = tl.load(status_ptr + n)
-    used = tl.load(input_lengths_ptr + n).to(tl.int64)
+    summary_ptr += 4 * n
+    status = tl.load(summary_ptr + 3).to(tl.int32)
+    used = tl.load(input_lengths_ptr + n)
     zero = (status == NOTHING) | (t >= used)
     factor = tl.load(scale_ptr + n * scale_stride)
     if UPSTREAM:
@@ -252,34 +279,33 @@ def gradient_kernel(
     tl.debug_barrier()  # some of these are written again, by other threads
 
     counts = (status == FINE) & (t < used)
-    length = tl.where(counts, tl.load(target_lengths_ptr + n).to(tl.int64), -1)
-    offset = tl.load(offsets_ptr + n).to(tl.int64)
-    targets_ptr += offset * target_stride
+    length = tl.where(counts, tl.load(target_lengths_ptr + n), -1).to(tl.int32)
+    offset = tl.load(offsets_ptr + n)
+    targets_ptr += offset
     order_ptr += offset
-    beta = kept.to(tl.int64) * states  # from α to β
-    m_ptr += t * states + 2 * offset + n
-    e_ptr += t * states + 2 * offset + n
-    z_m = tl.load(z_ptr + 2 * n, mask=counts, other=1.0)
-    z_e = tl.load(z_ptr + 2 * n + 1, mask=counts, other=0.0)
+    alpha_ptr = states_ptr + 2 * (t * states + 2 * offset + n)
+    beta_ptr = alpha_ptr + 2 * (steps.to(tl.int64) * states)
+    per_z = tl.load(summary_ptr + 1, mask=counts, other=1.0)
+    z_e = tl.load(summary_ptr + 2, mask=counts, other=0.0)
 
     blank_log_y = tl.load(log_probs_ptr + blank * lp_c, mask=counts, other=0.0)
-    blank_m, blank_e = _unit(blank_log_y.to(tl.float64))
+    per_blank, blank_e = _inverse(blank_log_y.to(tl.float64))
     blanks = tl.zeros([LABELS], tl.float64)
     for start in range(0, length + 1, LABELS):
-        i = (start + tl.arange(0, LABELS)).to(tl.int64)
-        blanks += _posterior(m_ptr, e_ptr, length + i, beta, i <= length, z_e, blank_e)
+        i = start + tl.arange(0, LABELS)
+        blanks += _posterior(alpha_ptr, beta_ptr, length + i, i <= length, z_e, blank_e)
 
     for start in range(0, length, LABELS):
-        i = (start + tl.arange(0, LABELS)).to(tl.int64)
+        i = start + tl.arange(0, LABELS)
         own = i < length
         at = tl.load(order_ptr + i, mask=own, other=0).to(tl.int64)
-        label = tl.load(targets_ptr + at * target_stride, mask=own, other=-1).to(tl.int64)
+        label = tl.load(targets_ptr + at, mask=own, other=-1).to(tl.int64)
         at_before = tl.load(order_ptr + i - 1, mask=own & (i > 0), other=0).to(tl.int64)
-        before = tl.load(targets_ptr + at_before * target_stride, mask=own & (i > 0), other=-1).to(tl.int64)
+        before = tl.load(targets_ptr + at_before, mask=own & (i > 0), other=-1).to(tl.int64)
         is_first = own & ((i == 0) | (label != before)) & (label != blank)
         log_y = tl.load(log_probs_ptr + label * lp_c, mask=own, other=0.0)
-        p_m, p_e = _unit(log_y.to(tl.float64))
-        gamma = _posterior(m_ptr, e_ptr, at, beta, own, z_e, p_e)
+        per_p, p_e = _inverse(log_y.to(tl.float64))
+        gamma = _posterior(alpha_ptr, beta_ptr, at, own, z_e, p_e)
         blanks += tl.where(own & (label == blank), gamma, 0.0)  # a label that is the blank, which PyTorch lets be
         by_class = tl.sum(tl.where(label[:, None] == label[None, :], gamma[None, :], 0.0), axis=1)
         largest = tl.max(label)
@@ -288,17 +314,18 @@ def gradient_kernel(
         next_start = start + LABELS
         goes_on = next_start < length
         while goes_on:
-            j = (next_start + tl.arange(0, LABELS)).to(tl.int64)
+            j = next_start + tl.arange(0, LABELS)
             at = tl.load(order_ptr + j, mask=j < length, other=0).to(tl.int64)
-            next_label = tl.load(targets_ptr + at * target_stride, mask=j < length, other=-1).to(tl.int64)
-            gamma = _posterior(m_ptr, e_ptr, at, beta, (j < length) & (next_label == largest), z_e, last_e)
+            next_label = tl.load(targets_ptr + at, mask=j < length, other=-1).to(tl.int64)
+            same = (j < length) & (next_label == largest)
+            gamma = _posterior(alpha_ptr, beta_ptr, at, same, z_e, last_e)
             by_class += tl.where(last, tl.sum(gamma), 0.0)
             next_start += LABELS
             goes_on = (next_start < length) & (tl.max(next_label) == largest)
-        slope = (exp(log_y.to(MATH)) - (by_class / (z_m * p_m)).to(MATH)) * factor
+        slope = (exp(log_y.to(MATH)) - (by_class * per_z * per_p).to(MATH)) * factor
         slope = tl.where(log_y == float("-inf"), float("nan"), slope)
         tl.store(gradient_ptr + label, slope.to(gradient_ptr.dtype.element_ty), mask=is_first)
-    slope = (exp(blank_log_y.to(MATH)) - (tl.sum(blanks) / (z_m * blank_m)).to(MATH)) * factor
+    slope = (exp(blank_log_y.to(MATH)) - (tl.sum(blanks) * per_z * per_blank).to(MATH)) * factor
     slope = tl.where(blank_log_y == float("-inf"), float("nan"), slope)
     tl.store(gradient_ptr + blank, slope.to(gradient_ptr.dtype.element_ty), mask=counts)
 
@@ -331,9 +358,9 @@ def run(
     """
     log_probs = operands["log_probs"]
     device = log_probs.device
-    steps, samples, classes = log_probs.shape
+    steps, samples, _ = log_probs.shape
     wanted = "log_probs" in wants
-    values = torch.empty(samples, dtype=torch.float64, device=device)
+    summary = torch.empty((samples, 4), dtype=torch.float64, device=device)  # item, 1 / m and e of Z, status
     gradient = torch.empty(log_probs.shape, dtype=log_probs.dtype, device=device) if wanted else None
     if samples:
         labels = _labels(operands, samples, device)
@@ -350,12 +377,13 @@ def run(
                 labels.samples(part) if size < samples else labels,
                 options,
                 math,
-                values[part],
+                summary[part],
                 None if gradient is None else gradient[:, part],
                 None if upstream is None else upstream.expand(samples)[part],
                 scale[part],
             )
-    result = values if items is None else values.to(items).reshape(arranged.items_shape)
+    values = summary[:, 0]
+    result = values.clone() if items is None else values.to(items).reshape(arranged.items_shape)
     if gradient is None:
         return result, {}
     return result, {"log_probs": gradient if arranged.items_shape else gradient[:, 0]}
@@ -365,7 +393,7 @@ def run(
 class _Labels:
     """All samples' labels in one vector, and where each sample's begin. No length is known on the host."""
 
-    targets: Tensor  #: 1-dimensional, of any stride
+    targets: Tensor  #: 1-dimensional
     offsets: Tensor  #: (N,)
     input_lengths: Tensor  #: (N,)
     target_lengths: Tensor  #: (N,)
@@ -392,7 +420,7 @@ class _Labels:
 
 
 def _labels(operands: Mapping[str, Tensor], samples: int, device: torch.device) -> _Labels:
-    targets = operands["targets"].to(device)
+    targets = operands["targets"].to(device).contiguous()
     input_lengths = operands["input_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
     target_lengths = operands["target_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
     concatenated = targets.ndim == 1 and samples > 1
@@ -409,7 +437,7 @@ def _run(
     labels: _Labels,
     options: Mapping[str, Any],
     math: torch.dtype,
-    values: Tensor,
+    summary: Tensor,
     gradient: Tensor | None,
     upstream: Tensor | None,
     scale: Tensor,
@@ -420,19 +448,18 @@ def _run(
     blank = options["blank"]
     count = len(labels.targets)
     states = 2 * count + samples
-    directions, kept = (1, max(1, min(2, steps))) if gradient is None else (2, max(1, steps))
-    m, e = torch.empty((2, directions, kept, states), dtype=torch.float64, device=device)
-    z = torch.empty((samples, 2), dtype=torch.float64, device=device)
-    status = torch.empty(samples, dtype=torch.int32, device=device)
+    directions, kept = (1, 2) if gradient is None else (2, steps)
+    pairs = torch.empty((directions, kept, states, 2), dtype=torch.float64, device=device)
     lanes = tuning.warp_size(device)
     typical = -(-count // samples)
     block = _power_of_two_from(typical + 1, 16, 4096 if INTERPRET else 512)
     with torch.cuda.device_of(log_probs):
         walk_kernel[(samples, directions)](
             log_probs, labels.targets, labels.offsets, labels.input_lengths, labels.target_lengths,
-            m, e, values, z, status,
-            steps, classes, labels.longest, count, states, kept, blank, *log_probs.stride(), labels.targets.stride(0),
-            ZERO_INFINITY=bool(options["zero_infinity"]), LABELS=block, num_warps=tuning.warps(block, lanes),
+            pairs, summary,
+            steps, classes, labels.longest, count, states, blank * log_probs.stride(2), *log_probs.stride(),
+            ALL=gradient is not None, ZERO_INFINITY=bool(options["zero_infinity"]), LABELS=block,
+            num_warps=tuning.warps(block, lanes),
         )  # fmt: skip
         if gradient is None or steps == 0:
             return
@@ -440,9 +467,9 @@ def _run(
         strides = (*log_probs.stride()[:2], *gradient.stride()[:2])
         gradient_kernel[(steps * samples,)](
             log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
-            labels.target_lengths, m, e, z, status, gradient, scale, scale if upstream is None else upstream,
-            samples, classes, states, kept, blank, *log_probs.stride(), *gradient.stride()[:2],
-            labels.targets.stride(0), scale.stride(0), 0 if upstream is None else upstream.stride(0),
+            labels.target_lengths, pairs, summary, gradient, scale, scale if upstream is None else upstream,
+            steps, samples, classes, states, blank, *log_probs.stride(), *gradient.stride()[:2],
+            scale.stride(0), 0 if upstream is None else upstream.stride(0),
             UPSTREAM=upstream is not None,
             ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in strides),
             MATH=tl_dtype(math), CLASSES=width,

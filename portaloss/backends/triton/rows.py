@@ -70,14 +70,14 @@ def run(
     each_row = {
         name: _three_axes(operands[name].expand(item_shape))
         for name in operands
-        if name not in _SPAN[kind] and name != "weight"
+        if name not in _SPAN[kind] and name != "weight" and operands[name].shape[1] == 1
     }
     first = next(iter(spanning.values()))
     launch = tuning.rows(
         classes, first.element_size(), first.stride(1) == 1, tuning.warp_size(device), interpret=INTERPRET
     )
     if kind is LossKind.NLL:
-        launch = tuning.RowLaunch(launch.rows * launch.classes, 1, launch.num_warps)
+        launch = tuning.gather(tuning.warp_size(device), interpret=INTERPRET)
     if kind is LossKind.MULTILABEL_MARGIN:
         launch = tuning.RowLaunch(1, launch.classes, launch.num_warps)
     blocks = triton.cdiv(rows, launch.rows)

@@ -72,3 +72,8 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
     widest = 8192 if itemsize <= 2 else 4096 if itemsize == 4 else 2048
     block = min(whole, widest)
     return RowLaunch(1, block, warps(block // 8, lanes))
+
+
+def gather(lanes: int, *, interpret: bool) -> RowLaunch:
+    """One row a thread: 64-bit offsets for more would not fit the registers of a thread."""
+    return RowLaunch(1 << 15 if interpret else 256, 1, warps(256, lanes))

@@ -1,0 +1,210 @@
+r"""Poisson negative log-likelihood: counts, and the rate at which they come.
+
+Where it comes from
+-------------------
+Things that happen seldom and one without regard to the other (Poisson, 1837) are counted with the probability
+λᵗ exp(-λ) / t!, where λ is how many are expected. Bortkiewicz (1898) made the law famous with the Prussian cavalrymen
+whom their own horses kicked to death: 122 in 200 corps-years, and no more years of 3 or 4 than chance alone would have.
+The variance of a count is λ itself, so that least squares heeds large counts too much. Nelder and Wedderburn (1972)
+gave such data a regression of their own: log λ is a function of what is known, and the likelihood is maximised.
+
+The formula
+-----------
+The negative logarithm of that probability is λ - t log λ + log t!. The input x is the rate λ or, with ``log_input``,
+its logarithm, which may be any number; ε (``eps``) keeps log 0 away::
+
+    ℓ(x, t) = exp(x) - t x             with log_input
+              x - t log(x + ε)         without
+
+log t! does not depend on x and is left out, unless ``full`` asks for it. Then Stirling's approximation stands in::
+
+    log t! ≈ t log t - t + log(2πt)/2            where t > 1, else 0
+
+At t = 2 that is 0.652, where log 2! is 0.693.
+
+The derivative, step by step
+----------------------------
+1. With log_input, d exp(x)/dx = exp(x)::
+
+       ∂ℓ/∂x = exp(x) - t              ∂ℓ/∂t = -x
+
+   The first is what is expected less what came: 0 at x = log t.
+2. Without::
+
+       ∂ℓ/∂x = 1 - t/(x + ε)           ∂ℓ/∂t = -log(x + ε)
+
+3. Of Stirling's terms, d(t log t)/dt = log t + 1, d(-t)/dt = -1, d(log(2πt)/2)/dt = 1/(2t). Where t > 1, ∂ℓ/∂t has
+   another::
+
+       log t + 1/(2t)
+
+Kinks and conventions
+---------------------
+With full, ℓ jumps by log(2π)/2 - 1 = -0.081 at t = 1, where the approximation starts; at t = 1 itself it has not.
+PyTorch computes it everywhere and masks it where t ≤ 1, the gradient too; what remains there is 0 · log t, which is 0
+for 0 < t ≤ 1, but nan at t = 0: with full, a count of zero has ∂ℓ/∂t = nan. So have negative and infinite t. ∂ℓ/∂x has
+no such trouble. Without log_input, a rate of less than -ε has a nan for a logarithm.
+
+What overflows or cancels
+-------------------------
+exp(x) overflows when it should: the item is beyond the dtype. exp(x) - t and exp(x) - t x cancel around the best x,
+and Stirling's terms around t = 1.15; ``magnitudes`` measures these, for there is no way around them.
+
+Without log_input there is. 1 - t/(x + ε) would keep no digits near x = t, but on the common denominator::
+
+    ∂ℓ/∂x = (x - t + ε) / (x + ε)
+
+x - t is right to its last place. Only at an infinite x it is inf/inf, and there 1 - t/(x + ε) serves.
+
+x + ε is x in float32, unless x is very small. That is harmless but for x near 1, where ε is all that is left of the
+logarithm: log(1 + 1e-8) is 1e-8, not 0. The logarithm of the chapter on KL divergence is taken with the 1 gone before
+ε comes::
+
+    log(x + ε) = log((x + ε)/n) + log1p(m)       n = x + ε clipped to [1/2, 2],  m = (x - 1) + ε clipped to [-1/2, 1]
+
+x - 1 is exact, where it matters. For t ≥ 1, t log t takes log1p(t - 1).
+
+Source: J. A. Nelder and R. W. M. Wedderburn, "Generalized Linear Models", Journal of the Royal Statistical Society A
+135 (1972); ``torch.nn.functional.poisson_nll_loss``.
+
+>>> import numpy as np
+>>> x = np.log(np.array([2.0, 2.0]))
+>>> t = np.array([0.0, 3.0])
+
+By hand: 2 - 0 and 2 - 3 log 2, so that exp(2 - ℓ) is 2⁰ and 2³. The derivatives are 2 - 0 and 2 - 3, and -log 2.
+
+>>> items, derivatives = poisson_nll(x, t, wants=("input", "target"))
+>>> np.exp(2 - items).round(12).tolist()
+[1.0, 8.0]
+>>> derivatives["input"].round(12).tolist()
+[2.0, -1.0]
+>>> np.exp(-derivatives["target"]).round(12).tolist()
+[2.0, 2.0]
+
+The rate itself for an input: the same items, and 1 - t/2.
+
+>>> items, derivatives = poisson_nll(np.exp(x), t, log_input=False, eps=0.0, wants=("input",))
+>>> np.exp(2 - items).round(12).tolist()
+[1.0, 8.0]
+>>> derivatives["input"].round(12).tolist()
+[1.0, -0.5]
+
+Stirling's approximation of 3! = 6 is 3³ exp(-3) √(6π) = 5.836; of 0! it is 1.
+
+>>> (np.exp(poisson_nll(x, t, full=True)[0] - poisson_nll(x, t)[0])).round(3).tolist()
+[1.0, 5.836]
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+#: log(2π)/2.
+HALF_LOG_TAU = 0.5 * log(2 * pi)
+
+
+def poisson_nll(
+    input: Array,
+    target: Array,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    wants: Wants = (),
+) -> Terms:
+    """Items of the Poisson negative log-likelihood, and their derivatives; operands broadcast together.
+
+    Args:
+        input: x, the rate's logarithm or, without log_input, the rate; any shape.
+        target: t, counts.
+        log_input: whether input is a logarithm.
+        full: whether to add Stirling's approximation of log t!.
+        eps: ε ≥ 0, added to a rate before its logarithm is taken.
+        wants: which of input, target to differentiate.
+    """
+    derivatives: Derivatives = {}
+    if log_input:
+        rate, log_rate = np.exp(input), input
+    else:
+        rate, log_rate = input, _log_sum(input, eps)
+
+    if "input" in wants:
+        derivatives["input"] = rate - target if log_input else _slope_in_rate(input, target, eps)
+    if "target" in wants:
+        slope = -log_rate
+        derivatives["target"] = slope + _stirling_slope(target) if full else slope
+
+    loss = rate - target * log_rate
+    if full:
+        loss += _stirling(target)
+    return loss, derivatives
+
+
+def _log_sum(x: Array, eps: float) -> Array:
+    """log(x + ε), exact near 1."""
+    total = x + eps
+    total /= np.clip(total, 0.5, 2)
+    logarithm: Array = np.log(total)
+    rest = x - 1
+    rest += eps
+    logarithm += np.log1p(np.clip(rest, -0.5, 1))
+    return logarithm
+
+
+def _slope_in_rate(x: Array, t: Array, eps: float) -> Array:
+    """1 - t/(x + ε), exact near x = t."""
+    total = x + eps
+    slope: Array = x - t
+    slope += eps
+    slope /= total
+    infinite = np.isinf(x)
+    if infinite.any():
+        slope = np.where(infinite, 1 - t / total, slope)
+    return slope
+
+
+def _stirling(t: Array) -> Array:
+    """t log t - t + log(2πt)/2 where t > 1, else 0."""
+    count = np.clip(t, 1, np.inf)  # what is masked must be finite: 0 * inf is nan
+    terms: Array = np.log1p(count - 1)
+    terms *= count + 0.5
+    terms -= count
+    terms += HALF_LOG_TAU
+    terms *= step(t > 1, t)
+    return terms
+
+
+def _stirling_slope(t: Array) -> Array:
+    """log t + 1/(2t) where t > 1, else 0 or nan."""
+    count = np.clip(t, 1, np.inf)
+    slope: Array = np.log1p(count - 1)
+    slope += 0.5 / count
+    slope *= step(t > 1, t)
+    slope += 0 * np.log(t)  # nan at 0 and at infinity, as in PyTorch
+    return slope
+
+
+def magnitudes(
+    input: Array, target: Array, *, log_input: bool = True, full: bool = False, eps: float = 1e-8
+) -> tuple[Array, Derivatives]:
+    """The sums of |terms|: what is expected and what came cancel, and the sum x + ε has to be rounded."""
+    t = np.abs(target)
+    if log_input:
+        rate, log_rate = np.exp(input), np.abs(input)
+        slope, share = rate + t, log_rate
+    else:
+        total = np.abs(input + eps)
+        rate, log_rate = np.abs(input), np.abs(_log_sum(input, eps))
+        slope, share = (np.abs(input - target) + eps) / total, log_rate + eps / total
+    item = rate + t * log_rate
+    if full:
+        large, count = step(target > 1, target), np.clip(target, 1, np.inf)
+        log_t = np.log1p(count - 1)
+        item = item + large * ((count + 0.5) * log_t + count + HALF_LOG_TAU)
+        share = share + large * (log_t + 0.5 / count)
+    return item, {"input": slope, "target": share}
+
+
+__all__ = ["HALF_LOG_TAU", "magnitudes", "poisson_nll"]

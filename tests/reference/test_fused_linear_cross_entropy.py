@@ -1,0 +1,168 @@
+"""The chapter on fused linear cross-entropy: against PyTorch, mpmath and central differences."""
+
+from __future__ import annotations
+
+import doctest
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from portaloss.reference import fused_linear_cross_entropy as chapter
+from portaloss.reference.fused_linear_cross_entropy import fused_linear_cross_entropy
+
+WANTS = {False: ("input", "linear_weight", "linear_bias"), True: ("target", "weight")}
+
+#: Rows, features, classes, positions.
+SHAPES = [(5, 3, 7, ()), (1, 1, 1, ()), (4, 2, 3, (2,)), (3, 4, 5, (2, 3)), (0, 3, 4, ()), (40, 6, 70, ())]
+
+
+def draw(rng, shape, *, soft, bias=True, weight=True, ignored=True):
+    rows, features, classes, positions = shape
+    operands = {
+        "input": rng.normal(size=(rows, features)),
+        "linear_weight": rng.normal(size=(classes, *positions, features)),
+        "target": rng.integers(0, classes, (rows, *positions)),
+    }
+    if soft:
+        operands["target"] = rng.dirichlet(np.ones(classes), (rows, *positions))
+        operands["target"] = np.ascontiguousarray(np.moveaxis(operands["target"], -1, 1))
+    elif ignored:
+        operands["target"][rng.random(operands["target"].shape) < 0.3] = -100
+    if bias:
+        operands["linear_bias"] = rng.normal(size=(classes, *positions))
+    if weight:
+        operands["weight"] = rng.random(classes) + 0.1
+    return operands
+
+
+def linear_cross_entropy(tensors, options):
+    """PyTorch's function where there is one, else what it is defined as."""
+    given = dict(tensors)
+    if hasattr(F, "linear_cross_entropy"):
+        soft = given["target"].is_floating_point()
+        given |= {name: value for name, value in options.items() if not (soft and name == "ignore_index")}
+        return F.linear_cross_entropy(**given, reduction="none")
+    x, matrix, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
+    logits = torch.tensordot(x, matrix, dims=([1], [-1]))
+    return F.cross_entropy(logits if bias is None else logits + bias, **given, **options, reduction="none")
+
+
+def assert_like_pytorch(operands, upstream, **options):
+    soft = operands["target"].dtype.kind == "f"
+    wants = [name for name in WANTS[False] + WANTS[soft] * soft if name in operands]
+    copies = {name: array.copy() for name, array in operands.items()}
+    items, gradients = fused_linear_cross_entropy(**operands, **options, upstream=upstream, wants=wants)
+    for name, array in operands.items():
+        np.testing.assert_array_equal(array, copies[name], err_msg=f"{name} was changed")
+    assert sorted(gradients) == sorted(wants)
+
+    tensors = {name: torch.tensor(array) for name, array in operands.items()}
+    for name in wants:
+        tensors[name].requires_grad_()
+    expected = linear_cross_entropy(tensors, options)
+    incoming = np.broadcast_to(1.0 if upstream is None else upstream, items.shape)
+    expected.backward(torch.tensor(incoming.copy()))
+    # sums of up to 280 terms of about 1
+    np.testing.assert_allclose(items, expected.detach().numpy(), rtol=1e-12, atol=1e-13)
+    for name in wants:
+        right = tensors[name].grad.numpy()
+        assert gradients[name].shape == right.shape
+        np.testing.assert_allclose(gradients[name], right, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_like_pytorch(shape, soft):
+    rng = np.random.default_rng(0)
+    for smoothing in (0.0, 0.3, 1.0):
+        for bias, weight in ((True, True), (False, False)):
+            operands = draw(rng, shape, soft=soft, bias=bias, weight=weight)
+            upstream = rng.normal(size=(shape[0], *shape[3]))
+            assert_like_pytorch(operands, upstream, label_smoothing=smoothing)
+
+
+def test_upstream_and_ignore_index():
+    rng = np.random.default_rng(1)
+    operands = draw(rng, (6, 3, 4, ()), soft=False, ignored=False)
+    for upstream in (None, 0.25, rng.normal(size=6)):
+        assert_like_pytorch(operands, upstream, ignore_index=2)
+    items, gradients = fused_linear_cross_entropy(
+        operands["input"], operands["linear_weight"], np.full(6, 2), ignore_index=2, wants=WANTS[False]
+    )
+    assert not items.any()
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_nothing_wanted():
+    operands = draw(np.random.default_rng(2), (3, 2, 4, ()), soft=True)
+    items, gradients = fused_linear_cross_entropy(**operands)
+    assert gradients == {}
+    again, gradients = fused_linear_cross_entropy(**operands, wants=("target",))
+    assert list(gradients) == ["target"]
+    np.testing.assert_array_equal(again, items)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_against_50_digits(dtype):
+    """Logits up to 60 from features of both signs; a target that is all but certain, and one all but impossible."""
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(3, 8)) * 3).astype(dtype)
+    matrix = (rng.normal(size=(5, 8)) * 3).astype(dtype)
+    bias = rng.normal(size=5).astype(dtype)
+    upstream = rng.normal(size=3).astype(dtype)
+    logits = x @ matrix.T + bias
+    target = np.array([logits[0].argmax(), logits[1].argmin(), 2])
+    wants = WANTS[False]
+    items, gradients = fused_linear_cross_entropy(x, matrix, target, bias, upstream=upstream, wants=wants)
+    assert {items.dtype, *(gradient.dtype for gradient in gradients.values())} == {np.dtype(dtype)}
+
+    with mpmath.workdps(50):
+        exact = mpmath.matrix(x.tolist()), mpmath.matrix(matrix.tolist()), mpmath.matrix(bias.tolist())
+        z = exact[0] * exact[1].T
+        right, slopes = [], mpmath.matrix(3, 5)
+        for n in range(3):
+            row = [z[n, j] + exact[2][j] for j in range(5)]
+            total = mpmath.fsum(mpmath.exp(value) for value in row)
+            right.append(float(mpmath.log(total) - row[target[n]]))
+            for j in range(5):
+                slopes[n, j] = (mpmath.exp(row[j]) / total - (j == target[n])) * mpmath.mpf(float(upstream[n]))
+        right_x = np.array((slopes * exact[1]).tolist(), float)
+        right_matrix = np.array((slopes.T * exact[0]).tolist(), float)
+        right_bias = np.array([float(mpmath.fsum(slopes[n, j] for n in range(3))) for j in range(5)])
+
+    # a logit is off by 9 roundings of its terms at most, and a difference of two by twice that
+    off = 18 * np.finfo(dtype).eps * (np.abs(x) @ np.abs(matrix).T + np.abs(bias)).max()
+    np.testing.assert_allclose(items, right, rtol=0, atol=off)
+    # each slope moves by no more than a logit does (times the upstream), and 5 of them meet the largest weight
+    sizes = {"input": 5 * np.abs(matrix).max(), "linear_weight": 3 * np.abs(x).max(), "linear_bias": 3.0}
+    for name, expected in (("input", right_x), ("linear_weight", right_matrix), ("linear_bias", right_bias)):
+        np.testing.assert_allclose(gradients[name], expected, rtol=0, atol=off * np.abs(upstream).max() * sizes[name])
+
+
+def test_central_differences():
+    """The gradient of Σ u ℓ in every operand, K-dimensional."""
+    rng = np.random.default_rng(4)
+    operands = draw(rng, (2, 3, 4, (2,)), soft=True)
+    upstream = rng.normal(size=(2, 2))
+    wants = WANTS[False] + WANTS[True]
+    _, gradients = fused_linear_cross_entropy(**operands, upstream=upstream, label_smoothing=0.1, wants=wants)
+    h = 1e-5
+    for name in wants:
+        for place in np.ndindex(operands[name].shape):
+            losses = []
+            for sign in (1, -1):
+                moved = operands[name].copy()
+                moved[place] += sign * h
+                items, _ = fused_linear_cross_entropy(**operands | {name: moved}, label_smoothing=0.1)
+                losses.append((upstream * items).sum())
+            # third derivatives are below 20, times h^2 / 6; and 1e-15 of a loss of a few, over 2 h
+            assert abs((losses[0] - losses[1]) / (2 * h) - gradients[name][place]) <= 1e-9
+
+
+def test_doctest():
+    failures, tests = doctest.testmod(chapter)
+    assert tests > 0
+    assert failures == 0

@@ -1,0 +1,56 @@
+"""The examples learn what they say they learn; fewer steps than when they are run by hand."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+
+def main_of(path: str):
+    return runpy.run_path(str(ROOT / path))["main"]
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_digits_are_read(array, tmp_path, capsys):
+    if array == "torch":
+        pytest.importorskip("torch")
+    accuracy = main_of("examples/digits.py")(["--array", array, "--epochs", "15", "--out", str(tmp_path)])
+    assert accuracy >= 0.95
+    assert (tmp_path / "digits.png").stat().st_size > 5000  # an empty plot is smaller
+    assert f"{100 * accuracy:.1f}%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_strips_are_read_without_alignment(array, tmp_path, capsys):
+    if array == "torch":
+        pytest.importorskip("torch")
+    before, after = main_of("examples/ctc_digits.py")(["--array", array, "--steps", "1000", "--out", str(tmp_path)])
+    # One guess in ten would be right by chance; 1000 steps bring 14%, the full 2500 bring 6%.
+    assert before > 0.8
+    assert after < 0.2
+    assert (tmp_path / "ctc_digits.png").stat().st_size > 5000
+    assert "strip 0: shows" in capsys.readouterr().out
+
+
+def test_the_benchmark_checks_before_it_times(tmp_path, capsys):
+    pytest.importorskip("torch")
+    import torch
+
+    import portaloss
+
+    threads, ours = torch.get_num_threads(), portaloss.get_num_threads()
+    try:
+        rows = main_of("benchmarks/quick.py")(["--size", "64", "--rounds", "1", "--json", str(tmp_path / "b.json")])
+    finally:
+        torch.set_num_threads(threads)
+        portaloss.set_num_threads(ours)
+    assert [row["loss"] for row in rows] == ["mse", "kl_div", "bce_with_logits", "gaussian_nll"]
+    assert all(row["ratio"] > 0 for row in rows)
+    assert '"rows"' in (tmp_path / "b.json").read_text()

@@ -1,0 +1,167 @@
+"""The package as a whole: what importing it loads, what each kind must have, what the README shows."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import portaloss
+from portaloss.catalogue import LOSSES
+from portaloss.kinds import LossKind
+from portaloss.parity import samples
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: Put before a program: any import of these fails, as where they are not installed.
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "triton", "ml_dtypes"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def modules_loaded_by(program: str) -> set[str]:
+    return set(run(f"{program}\nimport sys\nprint(*sys.modules, sep='\\n')").splitlines())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import portaloss",
+        "import portaloss.functional, portaloss.parity, portaloss.cli",
+        "import numpy, portaloss; portaloss.functional.mse_loss(numpy.ones(2), numpy.ones(2))",
+    ],
+)
+def test_numpy_users_load_neither_torch_nor_triton(program):
+    assert {"torch", "triton"}.isdisjoint(modules_loaded_by(program))
+
+
+def test_a_loss_and_its_gradient_without_torch():
+    program = """
+        import numpy as np
+        import portaloss
+        from portaloss.functional import cross_entropy
+
+        loss, gradient = portaloss.value_and_grad(cross_entropy)(np.zeros((1, 2)), np.array([1]))
+        print(float(loss) == float(np.log(2.0)), gradient.tolist())
+    """
+    assert run(BLOCKED + textwrap.dedent(program)) == "True [[0.5, -0.5]]"
+
+
+def test_modules_without_torch_say_what_is_missing():
+    program = """
+        import portaloss
+        try:
+            portaloss.nn
+        except ImportError as error:
+            print(error)
+    """
+    assert "torch" in run(BLOCKED + textwrap.dedent(program))
+
+
+def test_ten_lines_of_the_readme_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks, "the README shows no code"
+    for block in blocks:
+        run(f"import warnings\nwarnings.simplefilter('error')\n{block}")
+
+
+def chapter(kind: LossKind) -> str:
+    path = ROOT / "reference" / f"{LOSSES[kind].name}.py"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def tests_that_use(package: str) -> str:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    return "\n".join(source for source in sources if re.search(rf"import {package}|from {package}", source))
+
+
+def lacks(kind: LossKind) -> list[str]:
+    """What a kind still lacks, each by the place where it belongs."""
+    loss = LOSSES.get(kind)
+    if loss is None:
+        return ["a row in portaloss/catalogue.py"]
+    functional, nn = importlib.import_module("portaloss.functional"), importlib.import_module("portaloss.nn")
+    text, book = chapter(kind), (ROOT / "reference" / "README.md").read_text(encoding="utf-8")
+    function = getattr(functional, loss.function, None)
+    module = getattr(nn, loss.module, None)
+    name = rf"\b(LossKind\.{kind.name}\b|{loss.name}\b|{loss.function}\b)"
+    present = {
+        f"the chapter reference/{loss.name}.py": text,
+        f"a function {loss.name} in its chapter": f"\ndef {loss.name}(" in text,
+        "a derivation in its chapter": "The derivative, step by step" in text,
+        "a doctest in its chapter": "\n>>> " in text,
+        "its chapter in reference/README.md": f"({loss.name}.py)" in book,
+        f"portaloss.functional.{loss.function}": callable(function),
+        f"an example in the docstring of {loss.function}": ">>> " in (getattr(function, "__doc__", None) or ""),
+        f"{loss.function} in portaloss.functional.__all__": loss.function in functional.__all__,
+        f"portaloss.nn.{loss.module}": isinstance(module, type),
+        f"{loss.module} in portaloss.nn.__all__": loss.module in getattr(nn, "__all__", ()),
+        "cases in the parity matrix": len(list(samples.names(kind))) > 0,
+        "a test against mpmath": re.search(name, tests_that_use("mpmath")),
+        "a row in the README's table": readme_row(kind) in README,
+    }
+    return [what for what, there in present.items() if not there]
+
+
+def readme_row(kind: LossKind) -> str:
+    loss = LOSSES[kind]
+    gradients = ", ".join(operand.name for operand in loss.operands if operand.differentiable)
+    return f"| {kind.value} | `{loss.function}` | {loss.family.value} | {gradients} |"
+
+
+def test_one_look_at_what_each_kind_lacks():
+    lacking = {kind.name.lower(): lacks(kind) for kind in LossKind}
+    assert not any(lacking.values()), "\n".join(
+        f"{kind} lacks {what}" for kind, all_ in lacking.items() for what in all_
+    )
+
+
+def test_the_packages_of_pyproject_are_those_of_the_tree():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("__init__.py")}
+    modules = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("*.py")}
+    assert set(listed) == there | modules | {"portaloss.reference"}
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == portaloss.__version__
+    assert f"## {portaloss.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_no_file_names_a_place_on_somebody_s_machine():
+    # built from parts, so that this file passes its own test
+    places = re.compile("|".join(rf"(?<![\w.]){root}/\w" for root in ("/home", "/root", "/Users", "/work", "/tmp")))
+    names = {".py", ".md", ".toml", ".yaml", ".yml", ".html", ".txt", ".cfg", ".in", ""}
+    folders = ("portaloss", "reference", "tests", "ci", ".ci", "examples", "benchmarks", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in names]
+    files += [path for path in ROOT.iterdir() if path.suffix in names]
+    found = []
+    for path in files:
+        if path.is_file() and "__pycache__" not in path.parts:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if places.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not found, "\n".join(found)
