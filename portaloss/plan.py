@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -220,21 +220,18 @@ def check_option(loss: Loss, name: str, value: Any) -> None:
             raise TypeError(f"{loss.function}: {name} must be a bool, got {value!r}")
         return
     if isinstance(default, int) and name != "p":
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
             raise TypeError(f"{loss.function}: {name} must be an int, got {value!r}")
-    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+    elif not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{loss.function}: {name} must be a number, got {value!r}")
     if name == "beta" and value < 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta; got {value}")
     if name == "delta" and not value > 0:
         raise RuntimeError(f"huber_loss does not support non-positive values for delta; got {value}")
-    if name == "label_smoothing" and not 0.0 <= value <= 1.0:
+    if name == "label_smoothing" and (value < 0.0 or value > 1.0):
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {value}")
-    if loss.kind is LossKind.TRIPLET_MARGIN:
-        if name == "margin" and not value > 0:
-            raise ValueError(f"margin must be greater than 0, got {value}")
-        if name == "p" and (value < 0 or math.isnan(value)):
-            raise RuntimeError(f"triplet_margin_loss only supports non-negative p values; got p {value}")
+    if loss.kind is LossKind.TRIPLET_MARGIN and name == "margin" and value <= 0:
+        raise ValueError(f"margin must be greater than 0, got {value}")
     if loss.kind is LossKind.MULTI_MARGIN and name == "p" and value not in (1, 2):
         raise ValueError(f"only p == 1 and p == 2 supported, got p {value}")
 
@@ -242,8 +239,8 @@ def check_option(loss: Loss, name: str, value: Any) -> None:
 #: From narrow to wide; float16 and bfloat16 together give float32.
 _RANK = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3}
 
-#: Kinds whose result has the dtype of the first operand, whatever the others': PyTorch's own.
-_FIRST_DECIDES = frozenset({LossKind.HUBER, LossKind.HINGE_EMBEDDING})
+#: Kinds in which the target has no say in the result's dtype, and the input may not be an integer: PyTorch's own.
+_INPUT_DECIDES = frozenset({LossKind.HUBER, LossKind.HINGE_EMBEDDING})
 
 
 def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
@@ -256,6 +253,10 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
     for row in loss.operands:
         value = operands.get(row.name)
         if value is None or not is_floating(value):
+            if loss.kind in _INPUT_DECIDES and row.name == "input":
+                raise RuntimeError(f"input must be of a floating dtype for {loss.function}, got {dtype_name(value)}")
+            continue
+        if loss.kind in _INPUT_DECIDES and row.name == "target":
             continue
         name = dtype_name(value)
         if name not in _RANK:
@@ -264,8 +265,6 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
             result = name
         elif name != result and _RANK[name] == _RANK[result]:
             result = "float32"
-        if loss.kind in _FIRST_DECIDES:
-            break
     if result is None:
         first = loss.operands[0].name
         raise NotImplementedError(

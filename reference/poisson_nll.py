@@ -133,12 +133,22 @@ def poisson_nll(
     if "input" in wants:
         derivatives["input"] = rate - target if log_input else _slope_in_rate(input, target, eps)
     if "target" in wants:
-        slope = -log_rate
-        derivatives["target"] = slope + _stirling_slope(target) if full else slope
+        derivatives["target"] = -log_rate
 
     loss = rate - target * log_rate
     if full:
-        loss += _stirling(target)
+        large, count, log_count = _large(target)
+        if "target" in wants:
+            slope = 0.5 / count
+            slope += log_count
+            slope *= large
+            slope += 0 * np.log(target)  # nan at 0 and at infinity, as in PyTorch
+            derivatives["target"] = derivatives["target"] + slope
+        log_count *= count + 0.5
+        log_count -= count
+        log_count += HALF_LOG_TAU
+        log_count *= large
+        loss += log_count
     return loss, derivatives
 
 
@@ -165,25 +175,10 @@ def _slope_in_rate(x: Array, t: Array, eps: float) -> Array:
     return slope
 
 
-def _stirling(t: Array) -> Array:
-    """t log t - t + log(2πt)/2 where t > 1, else 0."""
-    count = np.clip(t, 1, np.inf)  # what is masked must be finite: 0 * inf is nan
-    terms: Array = np.log1p(count - 1)
-    terms *= count + 0.5
-    terms -= count
-    terms += HALF_LOG_TAU
-    terms *= step(t > 1, t)
-    return terms
-
-
-def _stirling_slope(t: Array) -> Array:
-    """log t + 1/(2t) where t > 1, else 0 or nan."""
+def _large(t: Array) -> tuple[Array, Array, Array]:
+    """[t > 1], and t and log t where they are wanted; 1 and 0 elsewhere, since what is masked has to be finite."""
     count = np.clip(t, 1, np.inf)
-    slope: Array = np.log1p(count - 1)
-    slope += 0.5 / count
-    slope *= step(t > 1, t)
-    slope += 0 * np.log(t)  # nan at 0 and at infinity, as in PyTorch
-    return slope
+    return step(t > 1, t), count, np.log1p(count - 1)
 
 
 def magnitudes(
@@ -200,10 +195,9 @@ def magnitudes(
         slope, share = (np.abs(input - target) + eps) / total, log_rate + eps / total
     item = rate + t * log_rate
     if full:
-        large, count = step(target > 1, target), np.clip(target, 1, np.inf)
-        log_t = np.log1p(count - 1)
-        item = item + large * ((count + 0.5) * log_t + count + HALF_LOG_TAU)
-        share = share + large * (log_t + 0.5 / count)
+        large, count, log_count = _large(target)
+        item = item + large * ((count + 0.5) * log_count + count + HALF_LOG_TAU)
+        share = share + large * (log_count + 0.5 / count)
     return item, {"input": slope, "target": share}
 
 

@@ -92,7 +92,7 @@ def chapter(kind: LossKind) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def tests_that_use(package: str) -> str:
+def sources_that_import(package: str) -> str:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     return "\n".join(source for source in sources if re.search(rf"import {package}|from {package}", source))
 
@@ -119,7 +119,7 @@ def lacks(kind: LossKind) -> list[str]:
         f"portaloss.nn.{loss.module}": isinstance(module, type),
         f"{loss.module} in portaloss.nn.__all__": loss.module in getattr(nn, "__all__", ()),
         "cases in the parity matrix": len(list(samples.names(kind))) > 0,
-        "a test against mpmath": re.search(name, tests_that_use("mpmath")),
+        "a test against mpmath": re.search(name, sources_that_import("mpmath")),
         "a row in the README's table": readme_row(kind) in README,
     }
     return [what for what, there in present.items() if not there]

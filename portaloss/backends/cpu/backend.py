@@ -154,8 +154,8 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
         return gradients
     if not early.scalable:
         return None
-    for gradient in gradients.values():
-        gradient *= factor
+    for name in gradients:
+        gradients[name] *= factor  # in place but for NumPy's scalars, which cannot change
     return gradients
 
 

@@ -33,6 +33,10 @@ MIN_ROWS = 8
 TEMPORARIES = 14
 
 
+#: Tiles whose parts of the class weights' gradient are kept at once.
+GROUP = 16
+
+
 def compute(
     operands: Mapping[str, Array],
     *,
@@ -73,7 +77,7 @@ def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], m
     scratch = chunk * _row_size(hidden, classes) * itemsize
     scratch += min(max_memory // 4 + hidden * itemsize, classes * hidden * itemsize)  # a cast block of the weight
     scratch += get_num_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
-    scratch += classes * 8 * 4  # bias, its sum, class weights, their sum
+    scratch += classes * (4 * 8 + GROUP * itemsize)  # bias, its sum, class weights, their sum and its parts
     if dtype.itemsize < 4:
         scratch += classes * hidden * itemsize
     return scratch + 65536
@@ -151,8 +155,12 @@ class _Call:
         x = np.ascontiguousarray(widen(self._input[rows], self._math))
         logits = self._logits[: len(x)]
         self._matrix.forward(x, logits)
-        for partial in _over(len(x), max(1, TILE // max(1, self._outputs)), lambda part: self._run_tile(rows, part)):
-            self._class_sum += partial
+        size = max(1, TILE // max(1, self._outputs))
+        # the tiles' parts of the class weights' gradient wait to be added in order: so no more than a few at once
+        group = GROUP * size if "weight" in self._wants else len(x)
+        for start in range(0, len(x), group):
+            for partial in _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part)):
+                self._class_sum += partial
 
         g = logits
         if "linear_weight" in self._wants:
@@ -200,7 +208,7 @@ class _Call:
             return np.empty((0, 0), self._math)
         gradient = self._gradients[name]
         if gradient.dtype == self._math:
-            return gradient.reshape(self._outputs, -1)
+            return gradient.reshape(self._outputs, gradient.shape[-1])
         return np.empty((self._outputs, gradient.shape[-1]), self._math)
 
     @staticmethod
@@ -220,7 +228,7 @@ class _Matrix:
         self._hidden = weight.shape[-1]
         flat = weight.flags.c_contiguous or weight.ndim == 2
         #: Rows of the matrix; or where strides forbid that, classes, each of which is as many rows as it has positions.
-        self._weight = weight.reshape(-1, self._hidden) if flat else weight
+        self._weight = weight.reshape(prod(weight.shape[:-1]), self._hidden) if flat else weight
         self._positions = prod(self._weight.shape[1:-1])
         self._direct = flat and weight.dtype == math and (weight.flags.c_contiguous or weight.flags.f_contiguous)
         if not self._direct:
@@ -253,8 +261,8 @@ class _Matrix:
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
             _cast_in_parallel(source, cast)
-            stop = start + len(source)
-            yield slice(start * self._positions, stop * self._positions), cast.reshape(-1, self._hidden)
+            rows = slice(start * self._positions, (start + len(source)) * self._positions)
+            yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
 
 def _accumulate(g: Array, x: Array, total: Array, *, first: bool) -> None:
@@ -268,25 +276,28 @@ def _accumulate(g: Array, x: Array, total: Array, *, first: bool) -> None:
         gemm(1.0, x.T, g.T, beta=0.0 if first else 1.0, c=total.T, trans_b=1, overwrite_c=1)
 
 
-def _over(count: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
-    """The function on slices of ``size`` out of ``count``, on all threads; results in order."""
-    return parallel(
-        lambda index: function(slice(index * size, min((index + 1) * size, count))), -(-count // size) if count else 0
-    )
+def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
+    """The function on slices of ``size`` from start to stop, on all threads; results in order."""
+
+    def call(index: int) -> Any:
+        first = start + index * size
+        return function(slice(first, min(first + size, stop)))
+
+    return parallel(call, -(-(stop - start) // size))
 
 
 def _cast_in_parallel(source: Array, out: Array) -> None:
     def cast(part: slice) -> None:
         out[part] = widen(source[part], out.dtype)
 
-    _over(len(source), _rows_of_a_tile(source), cast)
+    _over(0, len(source), _rows_of_a_tile(source), cast)
 
 
 def _narrow_in_parallel(values: Array, out: Array) -> None:
     if values.dtype == out.dtype:
         return  # it was added up there
     flat = out.reshape(values.shape)
-    _over(len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
+    _over(0, len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
 
 
 def _rows_of_a_tile(array: Array) -> int:

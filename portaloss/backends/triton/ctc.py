@@ -102,10 +102,7 @@ def _probability(log_p):
 
 #: Sizes and strides, which are not compiled in: one binary for all shapes.
 _WALK_SIZES = ("steps", "classes", "longest", "label_count", "states", "at_blank", "lp_t", "lp_n", "lp_c")
-_GRADIENT_SIZES = (
-    "steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t", "g_n", "scale_stride",
-    "up_stride",
-)  # fmt: skip
+_GRADIENT_SIZES = ("steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t")
 
 
 @triton.jit(do_not_specialize=_WALK_SIZES)
@@ -240,9 +237,9 @@ def _inverse(log_p):
 @triton.jit(do_not_specialize=_GRADIENT_SIZES)
 def gradient_kernel(
     log_probs_ptr, targets_ptr, order_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
-    states_ptr, summary_ptr, gradient_ptr, scale_ptr, upstream_ptr,
-    steps, samples, classes, states, blank, lp_t, lp_n, lp_c, g_t, g_n, scale_stride, up_stride,
-    UPSTREAM: tl.constexpr, ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr, LABELS: tl.constexpr,
+    states_ptr, summary_ptr, gradient_ptr, factor_ptr,
+    steps, samples, classes, states, blank, lp_t, lp_n, lp_c, g_t,
+    ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
     """exp(log_probs) - posterior of one step of one sample.
 
@@ -258,16 +255,14 @@ def gradient_kernel(
         lp_t = tl.multiple_of(lp_t, 16)
         lp_n = tl.multiple_of(lp_n, 16)
         g_t = tl.multiple_of(g_t, 16)
-        g_n = tl.multiple_of(g_n, 16)
+        classes = tl.multiple_of(classes, 16)
     summary_ptr += 4 * n
     status = tl.load(summary_ptr + 3).to(tl.int32)
     used = tl.load(input_lengths_ptr + n)
     zero = (status == NOTHING) | (t >= used)
-    factor = tl.load(scale_ptr + n * scale_stride)
-    if UPSTREAM:
-        factor = factor * tl.load(upstream_ptr + n * up_stride).to(MATH)
+    factor = tl.load(factor_ptr + n)
     log_probs_ptr += t * lp_t + n * lp_n
-    gradient_ptr += t * g_t + n * g_n
+    gradient_ptr += t * g_t + n * classes
     for start in range(0, classes, CLASSES):
         c = start + tl.arange(0, CLASSES)
         inside = c < classes
@@ -364,9 +359,10 @@ def run(
     gradient = torch.empty(log_probs.shape, dtype=log_probs.dtype, device=device) if wanted else None
     if samples:
         labels = _labels(operands, samples, device)
-        if scale is None:
-            scale = torch.ones((), dtype=math, device=device)
-        scale = scale.expand(samples)
+        factor = torch.ones((), dtype=math, device=device) if scale is None else scale
+        if upstream is not None:
+            factor = factor * upstream.to(math)
+        factor = factor.expand(samples).contiguous()
         size = samples
         if not labels.concatenated and wanted:
             size = max(1, STATES_BUDGET // (max(1, steps) * _state_bytes(labels.longest)))
@@ -379,8 +375,7 @@ def run(
                 math,
                 summary[part],
                 None if gradient is None else gradient[:, part],
-                None if upstream is None else upstream.expand(samples)[part],
-                scale[part],
+                factor[part],
             )
     values = summary[:, 0]
     result = values.clone() if items is None else values.to(items).reshape(arranged.items_shape)
@@ -439,8 +434,7 @@ def _run(
     math: torch.dtype,
     summary: Tensor,
     gradient: Tensor | None,
-    upstream: Tensor | None,
-    scale: Tensor,
+    factor: Tensor,
 ) -> None:
     """Both kernels, for samples whose states are all kept."""
     device = log_probs.device
@@ -464,14 +458,12 @@ def _run(
         if gradient is None or steps == 0:
             return
         width = _power_of_two_from(classes, 32, 4096 if INTERPRET else 1024)
-        strides = (*log_probs.stride()[:2], *gradient.stride()[:2])
+        rows = (*log_probs.stride()[:2], classes)
         gradient_kernel[(steps * samples,)](
             log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
-            labels.target_lengths, pairs, summary, gradient, scale, scale if upstream is None else upstream,
-            steps, samples, classes, states, blank, *log_probs.stride(), *gradient.stride()[:2],
-            scale.stride(0), 0 if upstream is None else upstream.stride(0),
-            UPSTREAM=upstream is not None,
-            ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in strides),
+            labels.target_lengths, pairs, summary, gradient, factor,
+            steps, samples, classes, states, blank, *log_probs.stride(), gradient.stride(0),
+            ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in rows),
             MATH=tl_dtype(math), CLASSES=width,
             LABELS=_power_of_two_from(typical, 16, 4096 if INTERPRET else 32),
             num_warps=tuning.warps(min(width, 128), lanes),
