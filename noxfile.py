@@ -40,7 +40,7 @@ def parity(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """The test suite, and the examples in the book and in docstrings: pytest."""
-    extras = "-e", ".[torch,parity,examples]"
+    extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
     session.run(python, "-m", "pytest", *session.posargs)
 

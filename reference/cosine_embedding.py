@@ -73,8 +73,8 @@ in x of the first is -(4, 3) / 25 + 0.96 (3, 4) / 25, at right angles to x.
 
 from __future__ import annotations
 
-from portaloss.reference.multilabel_soft_margin import sum_products
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.rows import sum_products
 
 #: ε: PyTorch declares it as a float32 constant.
 EPSILON = float(np.float32(1e-12))

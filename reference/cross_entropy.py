@@ -105,6 +105,7 @@ from typing import NamedTuple
 
 from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 
 def cross_entropy(
@@ -307,54 +308,4 @@ def magnitudes(
     return np.abs(items), sizes
 
 
-# Rows in memory. NumPy is fast along long contiguous runs, and slow where it starts anew for every few elements: the
-# maximum of ten classes, 3.9 ns an element along the rows, takes 0.06 across them. So rows that are short are stored
-# class by class, which is worth a copy each way.
-
-_LONG = 64
-
-
-def rows(*arrays: Array) -> list[Array]:
-    """Arrays (N, C, d1, ...) as (R, C), R = N d1 ..., all stored row by row or all class by class. Maybe views."""
-    first = arrays[0]
-    classes = first.shape[1]
-    count = first.size // max(classes, 1)
-    if classes >= _LONG and (count < _LONG or first.strides[1] == first.itemsize):
-        return [np.ascontiguousarray(np.moveaxis(array, 1, -1)).reshape(count, classes) for array in arrays]
-    return [np.ascontiguousarray(np.moveaxis(array, 1, 0)).reshape(classes, count).T for array in arrays]
-
-
-def unrows(array: Array, like: Array) -> Array:
-    """(R, C) as (N, C, d1, ...), stored in the order of ``like``."""
-    shaped = np.moveaxis(array.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
-    result = np.empty_like(like)
-    if result.strides != shaped.strides:
-        np.copyto(result, shaped)
-        return result
-    return shaped
-
-
-def sum_rows(array: Array) -> Array:
-    """The sums of the rows, (R, 1), added in pairs. NumPy does so along contiguous rows, and only there."""
-    if array.flags.c_contiguous:
-        sums: Array = np.add.reduce(array, axis=1, keepdims=True)
-        return sums
-    while array.shape[1] > 1:
-        half = array.shape[1] // 2
-        pairs = array[:, :half] + array[:, half : 2 * half]
-        if array.shape[1] % 2:
-            pairs[:, :1] += array[:, -1:]
-        array = pairs
-    return array
-
-
-def places(array: Array, t: Array) -> Array:
-    """Where element t of each row of (R, C) is in ``array.reshape(-1, order="A")``: indices as fast as they get."""
-    count, classes = array.shape
-    class_by_class = array.flags.f_contiguous and not array.flags.c_contiguous
-    place: Array = t * count if class_by_class else t.copy()
-    place += (np.arange(count) if class_by_class else np.arange(0, count * classes, classes))[:, None]
-    return place
-
-
-__all__ = ["cross_entropy", "divisor", "magnitudes", "places", "rows", "sum_rows", "unrows"]
+__all__ = ["cross_entropy", "divisor", "magnitudes"]

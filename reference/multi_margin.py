@@ -64,8 +64,8 @@ Squared: (0.25 + 9) / 4, and the derivative of class j is 2 z / 4.
 
 from __future__ import annotations
 
-from portaloss.reference.cross_entropy import places, rows, sum_rows, unrows
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 
 def multi_margin(

@@ -52,9 +52,9 @@ Right are 3 and 1. Class 3 leads class 0 by 2 and class 2 by exactly the margin:
 
 from __future__ import annotations
 
-from portaloss.reference.cross_entropy import places, rows, sum_rows, unrows
 from portaloss.reference.multi_margin import hinges
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 
 def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Terms:

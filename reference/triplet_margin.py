@@ -87,8 +87,8 @@ from __future__ import annotations
 from math import isinf
 from typing import NamedTuple
 
-from portaloss.reference.multilabel_soft_margin import sum_products
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.rows import sum_products
 
 
 def triplet_margin(

@@ -181,6 +181,20 @@ def test_strides_of_any_kind(dtype):
                 np.testing.assert_allclose(got, wide(gradient), rtol=unit, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_gradients_go_where_they_are_wanted(dtype):
+    """Into arrays of any strides, which start as nan."""
+    operands = draw(np.random.default_rng(9), 20, 4, 9, DTYPES[dtype], positions=(2,), soft=True)
+    items, gradients = compute(operands, 2.0)
+    for order in ("C", "F"):
+        given = {name: np.full(operands[name].shape, np.nan, operands[name].dtype, order) for name in gradients}
+        again, returned = compute(operands, 2.0, gradients=given)
+        np.testing.assert_array_equal(again, items)
+        for name, gradient in gradients.items():
+            assert returned[name] is given[name]
+            np.testing.assert_allclose(given[name], gradient, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
 @pytest.mark.parametrize(("rows", "features"), [(0, 3), (4, 0), (0, 0)])
 def test_empty(rows, features):
     operands = draw(np.random.default_rng(4), rows, features, 5, np.dtype(np.float32))
@@ -237,7 +251,7 @@ def test_bits_do_not_depend_on_the_threads(dtype, threads):
 def test_memory_stays_within_the_workspace(dtype, max_memory, case, threads, monkeypatch):
     """With tiles so small that other scratch is not lost in theirs, and with tiles as they are."""
     threads(2)
-    operands = draw(np.random.default_rng(7), 150, 32, 400, DTYPES[dtype], **CASES[case])
+    operands = draw(np.random.default_rng(7), 70, 16, 300, DTYPES[dtype], **CASES[case])
     for tile in (512, engine.TILE):
         monkeypatch.setattr(engine, "TILE", tile)
         assert_within_the_workspace(operands, max_memory)

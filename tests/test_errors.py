@@ -126,9 +126,7 @@ def test_errors_are_of_torchs_type_and_name_the_argument(case, library):
         theirs(*arguments, **options)
     if library == "numpy":
         arguments = tuple(value.numpy() if isinstance(value, torch.Tensor) else value for value in arguments)
-        options = {
-            name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in options.items()
-        }
+        options = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
     with pytest.raises(expected.type, match=named):
         getattr(P, function)(*arguments, **options)
 

@@ -27,14 +27,15 @@ def test_digits_are_read(array, tmp_path, capsys):
     assert f"{100 * accuracy:.1f}%" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("array", ["numpy", "torch"])
-def test_strips_are_read_without_alignment(array, tmp_path, capsys):
+# 500 steps bring 27%, 1000 bring 15% and the full 2500 bring 6%; one guess in ten would be right by chance.
+@pytest.mark.parametrize(("array", "steps", "bound"), [("numpy", 1000, 0.2), ("torch", 500, 0.35)])
+def test_strips_are_read_without_alignment(array, steps, bound, tmp_path, capsys):
     if array == "torch":
         pytest.importorskip("torch")
-    before, after = main_of("examples/ctc_digits.py")(["--array", array, "--steps", "1000", "--out", str(tmp_path)])
-    # One guess in ten would be right by chance; 1000 steps bring 14%, the full 2500 bring 6%.
+    main = main_of("examples/ctc_digits.py")
+    before, after = main(["--array", array, "--steps", str(steps), "--out", str(tmp_path)])
     assert before > 0.8
-    assert after < 0.2
+    assert after < bound
     assert (tmp_path / "ctc_digits.png").stat().st_size > 5000
     assert "strip 0: shows" in capsys.readouterr().out
 

@@ -44,7 +44,7 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
     wants = differentiable(loss, case.operands)
     for reduction in LossReduction:
         tensors = {name: _tensor(array) for name, array in case.operands.items()}
-        with _quiet():
+        with _quiet(), _one_thread():
             try:
                 value = _call(loss, case, tensors, reduction)
                 results.losses[reduction] = _array(value)
@@ -99,6 +99,19 @@ def _array(tensor: Any) -> Array:
     from portaloss import arrays
 
     return np.array(arrays.to_numpy(tensor))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: for inputs this small others would only be waited for, and its sums differ with them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

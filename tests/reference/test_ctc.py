@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from portaloss.reference import ctc as chapter
 from portaloss.reference.ctc import ctc, magnitudes

@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from portaloss.reference import fused_linear_cross_entropy as chapter
 from portaloss.reference.fused_linear_cross_entropy import fused_linear_cross_entropy

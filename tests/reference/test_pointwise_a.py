@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from portaloss.reference import bce_with_logits as logits_module
 from portaloss.reference.bce import EPSILON, LOG_FLOOR, bce

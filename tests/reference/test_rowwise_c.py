@@ -9,11 +9,13 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
-from portaloss.reference.cross_entropy import cross_entropy, magnitudes, rows, sum_rows, unrows
+import torch.nn.functional as F
+
+from portaloss.reference.cross_entropy import cross_entropy, magnitudes
 from portaloss.reference.multi_margin import multi_margin
 from portaloss.reference.multilabel_margin import multilabel_margin
 from portaloss.reference.nll import divisor, nll
+from portaloss.reference.rows import rows, sum_rows, unrows
 
 INF, NAN = float("inf"), float("nan")
 #: Short and long rows, both ways of storing them, one class, one row, no rows.

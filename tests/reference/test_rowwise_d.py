@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from portaloss.reference.cosine_embedding import EPSILON, cosine_embedding
-from portaloss.reference.multilabel_soft_margin import multilabel_soft_margin, sum_products
+from portaloss.reference.multilabel_soft_margin import multilabel_soft_margin
+from portaloss.reference.rows import sum_products
 from portaloss.reference.triplet_margin import triplet_margin
 
 INF, NAN = math.inf, math.nan

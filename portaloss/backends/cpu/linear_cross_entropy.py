@@ -45,6 +45,7 @@ def compute(
     upstream: Array | float | None,
     wants: Collection[str],
     max_memory: int = MAX_MEMORY,
+    gradients: Mapping[str, Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Items in the math dtype, and gradients in their operands' dtypes.
 
@@ -56,10 +57,14 @@ def compute(
         upstream: what derivatives are multiplied by: one number for each item, or for all; None for no gradients.
         wants: the operands to differentiate.
         max_memory: bytes of scratch that chunks are sized for.
+        gradients: where to put them, arrays of the operands' shapes and dtypes; None for new ones.
     """
-    call = _Call(operands, ignore_index, label_smoothing, upstream, () if upstream is None else wants, max_memory)
+    if gradients is None:
+        wanted = () if upstream is None else wants
+        gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wanted}
+    call = _Call(operands, ignore_index, label_smoothing, upstream, gradients, max_memory)
     with np.errstate(all="ignore"):
-        return call.run()
+        return call.run(), dict(gradients)
 
 
 def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], max_memory: int) -> int:
@@ -104,7 +109,7 @@ class _Call:
         ignore_index: int,
         label_smoothing: float,
         upstream: Array | float | None,
-        wants: Collection[str],
+        gradients: Mapping[str, Array],
         max_memory: int,
     ) -> None:
         self._input, self._target = operands["input"], operands["target"]
@@ -113,7 +118,7 @@ class _Call:
         self._math = max((math_dtype(array.dtype) for array in floating), key=lambda dtype: dtype.itemsize)
         self._options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         self._upstream = self._as_upstream(upstream)
-        self._wants = frozenset(wants)
+        self._gradients, self._wants = gradients, frozenset(gradients)
 
         self._rows, hidden = self._input.shape
         self._shape = linear_weight.shape[:-1]  # of a row of logits
@@ -130,15 +135,14 @@ class _Call:
 
         self._soft = is_floating(self._target)
         self._items = memory.empty((self._rows, *self._shape[1:]), self._math)
-        self._gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wants}
         self._logits = np.empty((self._chunk, self._outputs), self._math)
         self._products = bool(self._wants & {"input", "linear_weight", "linear_bias"})
         self._weight_sum = self._accumulator("linear_weight")
         self._bias_sum = np.zeros(self._outputs if "linear_bias" in self._wants else 0)
         self._class_sum = np.zeros(self._shape[0] if "weight" in self._wants else 0)
 
-    def run(self) -> tuple[Array, dict[str, Array]]:
-        """All chunks, one after another."""
+    def run(self) -> Array:
+        """All chunks, one after another; returns the items."""
         for start in range(0, self._rows, self._chunk or 1):
             self._run_chunk(slice(start, min(start + self._chunk, self._rows)), first=start == 0)
         if self._rows == 0:
@@ -149,7 +153,7 @@ class _Call:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
             narrow_into(self._class_sum.astype(self._math), self._gradients["weight"])
-        return self._items, self._gradients
+        return self._items
 
     def _run_chunk(self, rows: slice, *, first: bool) -> None:
         x = np.ascontiguousarray(widen(self._input[rows], self._math))
@@ -203,11 +207,11 @@ class _Call:
         return 0.0
 
     def _accumulator(self, name: str) -> Array:
-        """Where a gradient is added up, (C ..., H): the gradient itself, unless it is too narrow for a sum."""
+        """Where a gradient is added up, (C ..., H): the gradient itself, unless it is too narrow, or BLAS cannot."""
         if name not in self._wants:
             return np.empty((0, 0), self._math)
         gradient = self._gradients[name]
-        if gradient.dtype == self._math:
+        if gradient.dtype == self._math and gradient.flags.c_contiguous:
             return gradient.reshape(self._outputs, gradient.shape[-1])
         return np.empty((self._outputs, gradient.shape[-1]), self._math)
 
@@ -294,8 +298,11 @@ def _cast_in_parallel(source: Array, out: Array) -> None:
 
 
 def _narrow_in_parallel(values: Array, out: Array) -> None:
-    if values.dtype == out.dtype:
+    if np.may_share_memory(values, out):
         return  # it was added up there
+    if not out.flags.c_contiguous:
+        narrow_into(values.reshape(out.shape), out)
+        return
     flat = out.reshape(values.shape)
     _over(0, len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
 
