@@ -11,8 +11,8 @@ from typing import Any
 
 from portaloss.kinds import DTYPES, LossKind
 
-#: Exit codes: the third is argparse's own.
-PASSED, FAILED, USAGE = 0, 1, 2
+#: Exit codes. 2 is argparse's own, 130 what shells take for Ctrl-C.
+PASSED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class UsageError(Exception):
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"portaloss: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader has seen enough
         return FAILED
@@ -90,7 +92,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _parity(args: argparse.Namespace) -> int:
-    from portaloss.parity import report, rows, run
+    from portaloss.parity import lanes, report, rows, run
 
     names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
     kinds = _kinds(args.kind)
@@ -102,10 +104,14 @@ def _parity(args: argparse.Namespace) -> int:
     _check_targets(args)
 
     names = [*names, *(name for name in required if name not in names)]
+    here = [name for name in names if not lanes.apart(name)]
+    others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
     made = []
-    with report.progress(run.count(kinds, dtypes), "parity") as tick:
-        for row in run.run(names, kinds, dtypes, tick=tick):
-            made.append(row)
+    if here:
+        with report.progress(run.count(kinds, dtypes), "parity") as tick:
+            made += run.run(here, kinds, dtypes, tick=tick)
+    for lane in others:
+        made += lane.rows()
     code = _show(args, made)
     missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
     for name in missing:

@@ -64,14 +64,13 @@ are (1 - 4)/2, (1/4 - 1/4)/2 and (4 - 64)/2.
 
 from __future__ import annotations
 
-from math import log as scalar_log
-from math import pi
+import math
 
 from portaloss.reference.kl_div import log
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
 #: log(2π)/2.
-HALF_LOG_TAU = 0.5 * scalar_log(2 * pi)
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def gaussian_nll(

@@ -54,18 +54,19 @@ Without log_input there is. 1 - t/(x + ε) would keep no digits near x = t, but 
 
     ∂ℓ/∂x = (x - t + ε) / (x + ε)
 
-x - t is right to its last place. Only at an infinite x it is inf/inf, and there 1 - t/(x + ε) serves.
+x - t is right to its last place. Where that is not finite, as inf/inf at an infinite x, 1 - t/(x + ε) serves.
 
-x + ε is x in float32, unless x is very small. That is harmless but for x near 1, where ε is all that is left of the
-logarithm: log(1 + 1e-8) is 1e-8, not 0. The logarithm of the chapter on KL divergence is taken with the 1 gone before
-ε comes::
+x + ε in float32 is x, unless x is very small. That is harmless but for x near 1, where ε is all that is left of the
+logarithm: log(1 + 1e-8) is 1e-8, not 0. With s for the rounded sum, what rounding took is r = (x - s) + ε, exactly, if
+ε is the smaller of the two (Dekker, 1971), and the logarithm takes it back to first order::
 
-    log(x + ε) = log((x + ε)/n) + log1p(m)       n = x + ε clipped to [1/2, 2],  m = (x - 1) + ε clipped to [-1/2, 1]
+    log(x + ε) = log s + r/s
 
-x - 1 is exact, where it matters. For t ≥ 1, t log t takes log1p(t - 1).
+The logarithm itself is that of the chapter on KL divergence.
 
 Source: J. A. Nelder and R. W. M. Wedderburn, "Generalized Linear Models", Journal of the Royal Statistical Society A
-135 (1972); ``torch.nn.functional.poisson_nll_loss``.
+135 (1972); T. J. Dekker, "A Floating-Point Technique for Extending the Available Precision", Numerische Mathematik 18
+(1971); ``torch.nn.functional.poisson_nll_loss``.
 
 >>> import numpy as np
 >>> x = np.log(np.array([2.0, 2.0]))
@@ -97,12 +98,13 @@ Stirling's approximation of 3! = 6 is 3³ exp(-3) √(6π) = 5.836; of 0! it is 
 
 from __future__ import annotations
 
-from math import log, pi
+import math
 
+from portaloss.reference.kl_div import log
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 
 #: log(2π)/2.
-HALF_LOG_TAU = 0.5 * log(2 * pi)
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def poisson_nll(
@@ -155,11 +157,11 @@ def poisson_nll(
 def _log_sum(x: Array, eps: float) -> Array:
     """log(x + ε), exact near 1."""
     total = x + eps
-    total /= np.clip(total, 0.5, 2)
-    logarithm: Array = np.log(total)
-    rest = x - 1
-    rest += eps
-    logarithm += np.log1p(np.clip(rest, -0.5, 1))
+    lost = x - total
+    lost += eps
+    lost /= total
+    logarithm = log(total)
+    logarithm += np.fmin(lost, 1)  # of no effect but on nan, which is inf - inf at an infinite x
     return logarithm
 
 
@@ -169,16 +171,16 @@ def _slope_in_rate(x: Array, t: Array, eps: float) -> Array:
     slope: Array = x - t
     slope += eps
     slope /= total
-    infinite = np.isinf(x)
-    if infinite.any():
-        slope = np.where(infinite, 1 - t / total, slope)
+    finite = np.isfinite(slope)
+    if not finite.all():
+        slope = np.where(finite, slope, 1 - t / total)
     return slope
 
 
 def _large(t: Array) -> tuple[Array, Array, Array]:
     """[t > 1], and t and log t where they are wanted; 1 and 0 elsewhere, since what is masked has to be finite."""
     count = np.clip(t, 1, np.inf)
-    return step(t > 1, t), count, np.log1p(count - 1)
+    return step(t > 1, t), count, log(count)
 
 
 def magnitudes(

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from portaloss.plan import Plan, Precision
 
-_MODULES = {"cpu": "portaloss.backends.cpu.backend"}
+_MODULES = {
+    "cpu": "portaloss.backends.cpu.backend",
+    "triton": "portaloss.backends.triton.backend",
+    "triton-interpret": "portaloss.backends.triton.interpret",
+}
 
 
 @dataclass

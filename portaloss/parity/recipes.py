@@ -146,6 +146,9 @@ def _rowwise(loss: Loss) -> list[Recipe]:
     ]
     if any(row.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for row in loss.operands[1:]):
         made.append(Recipe("int32-targets", (5, 7), integers="int32"))
+    if loss.family is Family.LINEAR_CROSS_ENTROPY:
+        # 17 MB of logits in float32: more than one of the chunks that the cpu backend makes of them
+        made.append(Recipe("chunks", (2051, 2053), present=every, ignored="some"))
     if any(option.name == "ignore_index" for option in loss.options):
         made += _ignored(every)
     if any(row.other_domain is not None and row.other_when is None for row in loss.operands):

@@ -73,10 +73,9 @@ def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick
     limits = {name: getattr(backends.load(name), "LARGEST_SAMPLE", math.inf) for name in present}
     if present:
         for case in samples.cases(loss, dtype):
-            size = max(array.size for array in case.operands.values())
             trial = Trial(loss, case, dtype)
             for (name, sku), entry in entries.items():
-                if name in present and size <= limits[name]:
+                if name in present and case.size <= limits[name]:
                     entry.take(case, trial.ours(name, sku), trial.pytorch(sku), bound(loss.kind, dtype))
             tick(1)
     for (name, _), entry in entries.items():
@@ -246,7 +245,6 @@ class _Entry:
     def row(self, backend: str, absent: str | None) -> Row:
         """The row."""
         sku = self._sku
-        plan = None if absent is not None else _plan(backend, sku, ())
         numeric = [comparison for comparison in self._torch if math.isfinite(comparison.ulp)]
         return Row(
             sku=str(sku),
@@ -255,7 +253,7 @@ class _Entry:
             reduction=sku.reduction.name.lower(),
             direction=sku.direction.name.lower(),
             backend=backend,
-            architecture="" if plan is None else plan.architecture,
+            architecture="" if absent is not None else backends.load(backend).architecture(),
             device=machine.device(backend),
             versions=machine.versions(),
             cases=self._cases,

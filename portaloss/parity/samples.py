@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Case:
     operands: dict[str, Array]
     options: dict[str, Any] = field(default_factory=dict)
     layout: str = "contiguous"
+    size: int = 0  #: elements of its items' rows: of the logits for fused linear cross-entropy
 
     def upstream(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """A random upstream gradient for a loss of that shape, laid out in memory as the operands are."""
@@ -122,7 +124,7 @@ def _make(loss: Loss, dtype: str, recipe: Recipe, seed: int) -> Case:
         name: draws.lay_out(array.astype(resolved) if array.dtype.kind == "f" else array, recipe.layout)
         for name, array in operands.items()
     }
-    return Case(recipe.name, seed, rounded, dict(recipe.options), recipe.layout)
+    return Case(recipe.name, seed, rounded, dict(recipe.options), recipe.layout, prod(recipe.shape))
 
 
 class _Builder:

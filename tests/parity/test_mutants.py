@@ -7,6 +7,7 @@ import pytest
 from portaloss.catalogue import LOSSES
 from portaloss.parity import eager, run
 
+from . import driver_mutants  # noqa: F401  # adds to MUTANTS
 from .mutants import MUTANTS
 
 SUBSET = sorted({(one.kind, one.dtype) for one in MUTANTS})

@@ -177,12 +177,11 @@ class _Call:
         offset: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Items in their own shape, or their sum in float64; and the wanted gradients in the operands' shapes."""
-        family, per_item = self._loss.family, self._loss.divisor is Divisor.TARGET_LENGTHS
+        family = self._loss.family
         options = {option.name: self._options[option.name] for option in self._loss.options if not option.divisor_only}
         sums = items is None
         if family is Family.CTC:
-            by_item = scale if per_item and scale is not None and scale.ndim else None
-            return ctc.run(self._operands, options, self.math, items, tuple(wants), upstream, by_item, self.arranged)
+            return ctc.run(self._operands, options, self.math, items, tuple(wants), upstream, scale, self.arranged)
         if family is Family.LINEAR_CROSS_ENTROPY:
             return linear_cross_entropy.run(
                 self._operands, options, self.math, items, tuple(wants), upstream, scale, self.arranged

@@ -1,15 +1,16 @@
-"""CTC: a program walks along one sample's labels, step by step; a second kernel turns two walks into the gradient.
+"""CTC: a program walks along one sample's labels, step by step; two more kernels make the gradient of two walks.
 
 ``reference/ctc.py`` has the derivation. The walk that gives β is the one that gives α, on labels and time reversed, so
 both are one kernel and run side by side. Numbers are pairs (m, e) for m 2^e, a float64 each, with 1 <= m < 2 and e
 whole: a step is three exact shifts, two additions and a product, with no logarithm in it, nothing can underflow, and
 the error does not depend on how small a probability is. It is float64 in every dtype, because T roundings in float32
-would be seen in the result, and costs next to nothing, because a step waits for the one before it.
+would be seen in the result, and costs little, because a step waits for the one before it.
 
 Bytes, for T steps, N samples, C classes of b bytes, S labels: a forward pass reads the S + 1 classes that occur, b each
-and step, and keeps two steps of states (2 S + 1, 16 each), from the cache. With the gradient it writes all of them in
-both directions, 32 T N (2 S + 1), and the second kernel reads these once, log_probs once (T N C b) and writes the
-gradient once (T N C b). The backward pass of mean and sum then moves nothing unless upstream differs from 1.
+and step, and keeps two steps of states (2 S + 1, 16 bytes each), from the cache. With the gradient it writes the states
+of all steps in both directions, 32 T N (2 S + 1), and reads them once; it reads log_probs once (T N C b) and writes the
+gradient once (T N C b), but for the classes that occur, which it reads and writes again. The backward pass of mean and
+sum then moves nothing unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import triton
 import triton.language as tl
 
 from portaloss.arrange import Arranged
-from portaloss.backends.triton import tuning
+from portaloss.backends.triton import memory, tuning
 from portaloss.backends.triton.launch import INTERPRET, tl_dtype
 from portaloss.backends.triton.numerics import exp, maximum, minimum
 
@@ -102,7 +103,8 @@ def _probability(log_p):
 
 #: Sizes and strides, which are not compiled in: one binary for all shapes.
 _WALK_SIZES = ("steps", "classes", "longest", "label_count", "states", "at_blank", "lp_t", "lp_n", "lp_c")
-_GRADIENT_SIZES = ("steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t")
+_EXP_SIZES = ("samples", "classes", "lp_t", "lp_n", "lp_c", "g_t")
+_POSTERIOR_SIZES = ("steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t")
 
 
 @triton.jit(do_not_specialize=_WALK_SIZES)
@@ -234,32 +236,28 @@ def _inverse(log_p):
     return tl.exp(-r), e
 
 
-@triton.jit(do_not_specialize=_GRADIENT_SIZES)
-def gradient_kernel(
-    log_probs_ptr, targets_ptr, order_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
-    states_ptr, summary_ptr, gradient_ptr, factor_ptr,
-    steps, samples, classes, states, blank, lp_t, lp_n, lp_c, g_t,
-    ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr, LABELS: tl.constexpr,
+@triton.jit(do_not_specialize=_EXP_SIZES)
+def exp_kernel(
+    log_probs_ptr, input_lengths_ptr, summary_ptr, gradient_ptr, factor_ptr,
+    samples, classes, lp_t, lp_n, lp_c, g_t,
+    ALIGNED: tl.constexpr, MATH: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """exp(log_probs) - posterior of one step of one sample.
+    """exp(log_probs) of one step of one sample: the gradient of all classes that do not occur in the labels.
 
-    Reads C b and 32 bytes a state, writes C b, all once but for the classes that occur, which are written again once
-    their states are added up. Labels come sorted by class, so that equal ones are neighbours: a block of them is
-    compared with itself and, where its last class goes on, with the next. The order of every sum is fixed.
+    Reads and writes C b. Zero beyond the sample's steps and where there is no gradient; nan where the loss is not
+    finite.
     """
     row = tl.program_id(0).to(tl.int64)
     t = row // samples
     n = row % samples
-    if ALIGNED:  # classes are dense, and every row starts at a multiple of 16 bytes: vector loads and stores
+    if ALIGNED:  # classes are dense, and every row starts at a multiple of 16 elements: vector loads and stores
         lp_c = 1
         lp_t = tl.multiple_of(lp_t, 16)
         lp_n = tl.multiple_of(lp_n, 16)
         g_t = tl.multiple_of(g_t, 16)
         classes = tl.multiple_of(classes, 16)
-    summary_ptr += 4 * n
-    status = tl.load(summary_ptr + 3).to(tl.int32)
-    used = tl.load(input_lengths_ptr + n)
-    zero = (status == NOTHING) | (t >= used)
+    status = tl.load(summary_ptr + 4 * n + 3).to(tl.int32)
+    zero = (status == NOTHING) | (t >= tl.load(input_lengths_ptr + n))
     factor = tl.load(factor_ptr + n)
     log_probs_ptr += t * lp_t + n * lp_n
     gradient_ptr += t * g_t + n * classes
@@ -271,11 +269,32 @@ def gradient_kernel(
         slope = tl.where((log_y == float("-inf")) | (status == BROKEN), float("nan"), slope)
         slope = tl.where(zero, 0.0, slope)
         tl.store(gradient_ptr + c, slope.to(gradient_ptr.dtype.element_ty), mask=inside)
-    tl.debug_barrier()  # some of these are written again, by other threads
 
-    counts = (status == FINE) & (t < used)
+
+@triton.jit(do_not_specialize=_POSTERIOR_SIZES)
+def posterior_kernel(
+    log_probs_ptr, targets_ptr, order_ptr, offsets_ptr, input_lengths_ptr, target_lengths_ptr,
+    states_ptr, summary_ptr, gradient_ptr, factor_ptr,
+    steps, samples, classes, states, blank, lp_t, lp_n, lp_c, g_t,
+    MATH: tl.constexpr, LABELS: tl.constexpr,
+):  # fmt: skip
+    """exp(log_probs) - posterior of one step of one sample, for the classes that occur in the labels.
+
+    Reads 32 bytes a state and writes b a class that occurs. Labels come sorted by class, so that equal ones are
+    neighbours: a block of them is compared with itself and, while its last class goes on, with the blocks after it. The
+    order of every sum is fixed.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    t = row // samples
+    n = row % samples
+    summary_ptr += 4 * n
+    status = tl.load(summary_ptr + 3).to(tl.int32)
+    counts = (status == FINE) & (t < tl.load(input_lengths_ptr + n))
     length = tl.where(counts, tl.load(target_lengths_ptr + n), -1).to(tl.int32)
     offset = tl.load(offsets_ptr + n)
+    factor = tl.load(factor_ptr + n)
+    log_probs_ptr += t * lp_t + n * lp_n
+    gradient_ptr += t * g_t + n * classes
     targets_ptr += offset
     order_ptr += offset
     alpha_ptr = states_ptr + 2 * (t * states + 2 * offset + n)
@@ -292,34 +311,32 @@ def gradient_kernel(
 
     for start in range(0, length, LABELS):
         i = start + tl.arange(0, LABELS)
-        own = i < length
-        at = tl.load(order_ptr + i, mask=own, other=0).to(tl.int64)
-        label = tl.load(targets_ptr + at, mask=own, other=-1).to(tl.int64)
-        at_before = tl.load(order_ptr + i - 1, mask=own & (i > 0), other=0).to(tl.int64)
-        before = tl.load(targets_ptr + at_before, mask=own & (i > 0), other=-1).to(tl.int64)
-        is_first = own & ((i == 0) | (label != before)) & (label != blank)
-        log_y = tl.load(log_probs_ptr + label * lp_c, mask=own, other=0.0)
-        per_p, p_e = _inverse(log_y.to(tl.float64))
-        gamma = _posterior(alpha_ptr, beta_ptr, at, own, z_e, p_e)
-        blanks += tl.where(own & (label == blank), gamma, 0.0)  # a label that is the blank, which PyTorch lets be
-        by_class = tl.sum(tl.where(label[:, None] == label[None, :], gamma[None, :], 0.0), axis=1)
+        at = tl.load(order_ptr + i, mask=i < length, other=0)
+        label = tl.load(targets_ptr + at, mask=i < length, other=-1).to(tl.int64)
         largest = tl.max(label)
-        last = label == largest  # the only class that can go on in the next block, so its exponent is that of the sum
-        last_e = tl.max(tl.where(last, p_e, float("-inf")))
-        next_start = start + LABELS
-        goes_on = next_start < length
+        by_class = tl.zeros([LABELS], tl.float64)
+        next_start = start
+        goes_on = start < length
         while goes_on:
             j = next_start + tl.arange(0, LABELS)
-            at = tl.load(order_ptr + j, mask=j < length, other=0).to(tl.int64)
+            at = tl.load(order_ptr + j, mask=j < length, other=0)
             next_label = tl.load(targets_ptr + at, mask=j < length, other=-1).to(tl.int64)
-            same = (j < length) & (next_label == largest)
-            gamma = _posterior(alpha_ptr, beta_ptr, at, same, z_e, last_e)
-            by_class += tl.where(last, tl.sum(gamma), 0.0)
+            log_y = tl.load(log_probs_ptr + next_label * lp_c, mask=j < length, other=0.0)
+            _, p_e = _inverse(log_y.to(tl.float64))
+            gamma = _posterior(alpha_ptr, beta_ptr, at.to(tl.int32), j < length, z_e, p_e)
+            by_class += tl.sum(tl.where(label[:, None] == next_label[None, :], gamma[None, :], 0.0), axis=1)
             next_start += LABELS
             goes_on = (next_start < length) & (tl.max(next_label) == largest)
+        at = tl.load(order_ptr + i - 1, mask=(i < length) & (i > 0), other=0)
+        before = tl.load(targets_ptr + at, mask=(i < length) & (i > 0), other=-1).to(tl.int64)
+        is_first = (i < length) & (label != before)
+        is_blank = label == blank  # PyTorch lets a label be the blank
+        blanks += tl.where(is_first & is_blank, by_class, 0.0)
+        log_y = tl.load(log_probs_ptr + label * lp_c, mask=i < length, other=0.0)
+        per_p, _ = _inverse(log_y.to(tl.float64))
         slope = (exp(log_y.to(MATH)) - (by_class * per_z * per_p).to(MATH)) * factor
         slope = tl.where(log_y == float("-inf"), float("nan"), slope)
-        tl.store(gradient_ptr + label, slope.to(gradient_ptr.dtype.element_ty), mask=is_first)
+        tl.store(gradient_ptr + label, slope.to(gradient_ptr.dtype.element_ty), mask=is_first & (is_blank == 0))
     slope = (exp(blank_log_y.to(MATH)) - (tl.sum(blanks) * per_z * per_blank).to(MATH)) * factor
     slope = tl.where(blank_log_y == float("-inf"), float("nan"), slope)
     tl.store(gradient_ptr + blank, slope.to(gradient_ptr.dtype.element_ty), mask=counts)
@@ -355,8 +372,8 @@ def run(
     device = log_probs.device
     steps, samples, _ = log_probs.shape
     wanted = "log_probs" in wants
-    summary = torch.empty((samples, 4), dtype=torch.float64, device=device)  # item, 1 / m and e of Z, status
-    gradient = torch.empty(log_probs.shape, dtype=log_probs.dtype, device=device) if wanted else None
+    summary = memory.empty((samples, 4), torch.float64, device)  # item, 1 / m and e of Z, status
+    gradient = memory.empty(log_probs.shape, log_probs.dtype, device) if wanted else None
     if samples:
         labels = _labels(operands, samples, device)
         factor = torch.ones((), dtype=math, device=device) if scale is None else scale
@@ -443,7 +460,7 @@ def _run(
     count = len(labels.targets)
     states = 2 * count + samples
     directions, kept = (1, 2) if gradient is None else (2, steps)
-    pairs = torch.empty((directions, kept, states, 2), dtype=torch.float64, device=device)
+    pairs = memory.empty((directions, kept, states, 2), torch.float64, device)
     lanes = tuning.warp_size(device)
     typical = -(-count // samples)
     block = _power_of_two_from(typical + 1, 16, 4096 if INTERPRET else 512)
@@ -459,14 +476,18 @@ def _run(
             return
         width = _power_of_two_from(classes, 32, 4096 if INTERPRET else 1024)
         rows = (*log_probs.stride()[:2], classes)
-        gradient_kernel[(steps * samples,)](
+        exp_kernel[(steps * samples,)](
+            log_probs, labels.input_lengths, summary, gradient, factor,
+            samples, classes, *log_probs.stride(), gradient.stride(0),
+            ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in rows),
+            MATH=tl_dtype(math), CLASSES=width, num_warps=tuning.warps(min(width, 128), lanes),
+        )  # fmt: skip
+        posterior_kernel[(steps * samples,)](
             log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
             labels.target_lengths, pairs, summary, gradient, factor,
             steps, samples, classes, states, blank, *log_probs.stride(), gradient.stride(0),
-            ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in rows),
-            MATH=tl_dtype(math), CLASSES=width,
-            LABELS=_power_of_two_from(typical, 16, 4096 if INTERPRET else 32),
-            num_warps=tuning.warps(min(width, 128), lanes),
+            MATH=tl_dtype(math), LABELS=_power_of_two_from(typical, 16, 256 if INTERPRET else 16),
+            num_warps=1,  # many small programs: what they wait for is memory
         )  # fmt: skip
 
 

@@ -5,14 +5,19 @@ TRITON_INTERPRET=1 must be set before the kernels are decorated, so that this la
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from portaloss import arrays
+from portaloss.backends import Forward
 from portaloss.backends.triton import backend, launch
-from portaloss.backends.triton.backend import architecture, backward, check, forward, precision, rescale, workspace_size
+from portaloss.backends.triton.backend import architecture, check, precision, rescale, workspace_size
+
+if TYPE_CHECKING:
+    from portaloss.plan import Plan
 
 __all__ = [
     "architecture",
@@ -39,6 +44,18 @@ def unavailable() -> str | None:
 def device() -> str:
     """What runs it, and what of the interpreter was repaired to let it."""
     return f"Triton's interpreter; repaired: {'; '.join(launch.INTERPRETER_REPAIRS)}"
+
+
+def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
+    """As on a GPU; the interpreter computes with NumPy, whose warnings of inf and nan are no news."""
+    with np.errstate(all="ignore"):
+        return backend.forward(plan, operands, wants)
+
+
+def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
+    """As on a GPU."""
+    with np.errstate(all="ignore"):
+        return backend.backward(plan, operands, upstream, wants)
 
 
 def place(operands: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -126,9 +126,9 @@ def kl_div(x, t, _2, _3, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.co
     if F0:
         p = exp(t)
         return p * (t - x), -p, p * ((t - x) + 1.0), x
-    log_t = tl.log(t)
-    xlogy = tl.where(t == 0.0, 0.0, t * log_t)
-    return xlogy - t * x, -t, tl.where(t == 0.0, -x * 0.0 + log_t, log_t) + 1.0 - x, x
+    log_t = tl.log(tl.where(t == 0.0, 1.0, t))
+    one = tl.where(t == 0.0, float("nan"), t / t)  # the derivative at 0 is nan, as in PyTorch
+    return t * log_t - t * x, -t, (one + log_t) - x, x
 
 
 @triton.jit
@@ -140,16 +140,22 @@ def poisson_nll(x, t, _2, _3, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2:
         slope = rate - t
         slope_t = -x
     else:
-        log_x = tl.log(x + eps)
+        total = x + eps
+        lost = ((x - total) + eps) / total  # what rounding took from the sum
+        log_x = tl.log(total) + tl.where(lost == lost, lost, 0.0)
         item = x - t * log_x
-        slope = 1.0 - t / (x + eps)
+        slope = ((x - t) + eps) / total
+        finite = tl.abs(slope) < float("inf")
+        slope = tl.where(finite, slope, 1.0 - t / total)
         slope_t = -log_x
     if F1:
         large = t > 1.0
-        safe = tl.where(large, t, 1.0)
-        log_t = tl.log(safe)
-        item += tl.where(large, (t * log_t - t) + (HALF_LOG_TAU + 0.5 * log_t), 0.0)
-        slope_t += tl.where(large, log_t + 0.5 / safe, 0.0)
+        count = tl.where(large, t, 1.0)
+        log_t = tl.log(count)
+        item += tl.where(large, (t * log_t - t) + (HALF_LOG_TAU + 0.5 * log_t), 0.0) + tl.where(t == t, 0.0, t)
+        slope_t += tl.where(large, log_t + 0.5 / count, 0.0) + tl.where(
+            (t > 0.0) & (t < float("inf")), 0.0, float("nan")
+        )
     return item, slope, slope_t, x
 
 

@@ -75,7 +75,8 @@ def log1p(x):
     u = 1.0 + x
     d = u - 1.0
     exact = (d == 0.0) | (u == float("inf"))
-    return tl.where(d == 0.0, x, tl.log(u) * tl.where(exact, 1.0, x / tl.where(exact, 1.0, d)))
+    ratio = tl.where(exact | (x > 2.0), 1.0, x / tl.where(exact, 1.0, d))  # beyond 2 the rounding of u is no matter
+    return tl.where(d == 0.0, x, tl.log(u) * ratio)
 
 
 @triton.jit

@@ -1,0 +1,196 @@
+"""Fused linear cross-entropy: a chunk of rows at a time, whose logits are forgotten once they are used.
+
+The matrix products are torch's, so cuBLAS and hipBLASLt do them; the rest is the cross-entropy kernel.
+
+Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each chunk reads the weight once for its logits
+(C H b) and, with gradients, once more for the input's; it writes and reads the logits (4 n C; 8 in float64), writes and
+reads their gradient (n C of b bytes where the products take 16-bit numbers, else as the logits), and adds to the
+weight's gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large
+as memory allows: ``LOGITS_BUDGET``. With mean and sum all gradients are made in the forward pass; the backward pass
+moves nothing unless upstream differs from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from math import prod
+from typing import Any
+
+import torch
+
+from portaloss.arrange import Arranged
+from portaloss.backends.triton import launch, memory, rows
+from portaloss.kinds import LossKind
+
+Tensor = torch.Tensor
+
+#: Bytes that a chunk's logits and what is made of them may take. A chunk that is hundreds of rows thick keeps the
+#: matrix units busy: for 128000 classes this is 1024 rows.
+LOGITS_BUDGET = 1 << 30
+
+#: Rows of a chunk are a multiple of this where there are that many: the tile of a matrix product.
+TILE = 128
+
+
+def run(
+    operands: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    math: torch.dtype,
+    items: torch.dtype | None,
+    wants: Collection[str],
+    upstream: Tensor | None,
+    scale: Tensor | None,
+    arranged: Arranged,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pass.
+
+    Args:
+        operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...), and
+            weight (C,).
+        options: the chapter's.
+        math: what cross-entropy is computed in, and what is added up over chunks.
+        items: store the items in this dtype, or None for their sum.
+        wants: the operands whose gradients are wanted.
+        upstream: one value an item, (N, ...), or None.
+        scale: one value in the math dtype, on the device, or None for 1.
+        arranged: says whether the call is batched.
+
+    Returns:
+        The items in ``arranged.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
+    """
+    x, w, target = operands["input"], operands["linear_weight"], operands["target"]
+    bias, class_weight = operands.get("linear_bias"), operands.get("weight")
+    device, dtype = x.device, x.dtype
+    count, features = x.shape
+    classes, extra = w.shape[0], tuple(w.shape[1:-1])
+    flat_w = w.reshape(-1, features)
+    sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
+    stored = memory.empty((count, *extra), items, device) if items is not None else None
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    gradients = {
+        name: memory.empty(operands[name].shape, operands[name].dtype, device)
+        for name in ("input", "target")
+        if name in wants
+    }
+    inner = [name for name in ("target", "weight") if name in wants]
+    products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
+    # the factor of a matrix product is narrowed to 16 bits, so what scales all rows alike is left until after it
+    narrow = _narrows(x)
+    spared = scale if narrow and products else None
+    passed = None if spared is not None else scale
+
+    size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, len(inner))
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        logits = _logits(x[part], flat_w, bias, math).view(-1, classes, *extra)
+        given: dict[str, Tensor] = {"input": logits, "target": target[part]}
+        if not target.is_floating_point():
+            given["target"] = target[part, None]
+        if class_weight is not None:
+            given["weight"] = class_weight.reshape(1, -1, *(1,) * len(extra))
+        dtypes = dict.fromkeys(inner, math)
+        if products:
+            dtypes["input"] = dtype if narrow else math
+        wanted = rows.Wanted(items, stored is None, dtypes, None if upstream is None else upstream[part, None], passed)
+        result = rows.run(LossKind.CROSS_ENTROPY, given, options, math, wanted)
+        del logits, given
+        if stored is not None and result.items is not None:
+            stored[part] = result.items[:, 0]
+        if result.sums is not None:
+            total += launch.total(result.sums)
+        if "target" in wants:
+            gradients["target"][part] = _scaled(result.gradients["target"], spared)
+        if "weight" in wants:
+            axes = [axis for axis in range(2 + len(extra)) if axis != 1]
+            sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
+        if products:
+            slope = result.gradients["input"].view(-1, len(flat_w))
+            if "input" in wants:
+                gradients["input"][part] = _scaled(_product(slope, flat_w, math), spared)
+            if "linear_weight" in wants:
+                sums.add_product("linear_weight", slope.t(), x[part])
+            if "linear_bias" in wants:
+                sums.add("linear_bias", slope.sum(0, dtype=torch.float64))
+    for name in sums.sums:
+        gradients[name] = sums.finish(name, None if name == "weight" else spared)
+    if not arranged.items_shape:
+        gradients.update({name: gradients[name][0] for name in ("input", "target") if name in gradients})
+    return (total if stored is None else stored.reshape(arranged.items_shape)), gradients
+
+
+def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner: int) -> int:
+    """Rows whose logits, gradients included, fit in ``LOGITS_BUDGET``.
+
+    Args:
+        columns: logits of a row.
+        count: rows there are.
+        itemsize: bytes of a logit.
+        products: whether the logits' gradient is wanted.
+        inner: how many other gradients of the logits' size are.
+    """
+    fit = LOGITS_BUDGET // max(1, columns * itemsize * (1 + products + inner))
+    if fit > TILE:
+        fit -= fit % TILE
+    return max(1, min(count, fit))
+
+
+class _Sums:
+    """Gradients that are sums over rows: in float32, or float64, until all chunks are added."""
+
+    def __init__(self, operands: Mapping[str, Tensor], math: torch.dtype) -> None:
+        self._operands = operands
+        self.sums = {
+            name: torch.zeros(
+                operand.reshape(-1, operand.shape[-1]).shape if name == "linear_weight" else operand.numel(),
+                dtype=math if name == "linear_weight" else torch.float64,
+                device=operand.device,
+            )
+            for name, operand in operands.items()
+        }
+
+    def add(self, name: str, part: Tensor) -> None:
+        self.sums[name] += part
+
+    def add_product(self, name: str, a: Tensor, b: Tensor) -> None:
+        """Add a b, in place: a sum of this size is not made twice."""
+        into = self.sums[name]
+        if a.dtype == into.dtype:
+            into.addmm_(a, b.to(into.dtype))
+        else:
+            torch.ops.aten.addmm.dtype_out(into, a, b, into.dtype, out=into)
+
+    def finish(self, name: str, scale: Tensor | None) -> Tensor:
+        """The gradient in its operand's shape and dtype."""
+        operand = self._operands[name]
+        return _scaled(self.sums[name], scale).to(operand.dtype).reshape(operand.shape)
+
+
+def _scaled(tensor: Tensor, scale: Tensor | None) -> Tensor:
+    return tensor if scale is None else tensor * scale
+
+
+def _narrows(x: Tensor) -> bool:
+    """Whether 16-bit products with 32-bit results are to be had, so that nothing has to be widened."""
+    return x.device.type == "cuda" and x.element_size() == 2
+
+
+def _product(a: Tensor, b: Tensor, math: torch.dtype) -> Tensor:
+    """A b in the math dtype."""
+    if _narrows(b):
+        return torch.mm(a, b, out_dtype=math)
+    return torch.mm(a.to(math), b.to(math))
+
+
+def _logits(x: Tensor, flat_w: Tensor, bias: Tensor | None, math: torch.dtype) -> Tensor:
+    """X Wᵀ + b in the math dtype."""
+    logits = _product(x, flat_w.t(), math)
+    return logits if bias is None else logits.add_(bias.reshape(-1))
+
+
+def workspace_size(input: tuple[int, ...], linear_weight: tuple[int, ...], itemsize: int) -> int:
+    """An upper bound in bytes: a chunk of logits, sums over rows, and copies widened for the products."""
+    count = input[0] if len(input) == 2 else 1
+    columns, features = prod(linear_weight[:-1]), linear_weight[-1]
+    chunk = rows_of_chunk(columns, count, itemsize, True, 2)
+    widened = 2 * columns * features + 3 * chunk * features
+    return itemsize * (6 * chunk * columns + widened) + 24 * columns + 65536

@@ -1,0 +1,519 @@
+"""Likelihoods, divergence and margins: against PyTorch in float64, against mpmath, and float32 against float64."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from itertools import product
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from portaloss.reference.gaussian_nll import gaussian_nll
+from portaloss.reference.hinge_embedding import hinge_embedding
+from portaloss.reference.kl_div import kl_div, log
+from portaloss.reference.margin_ranking import margin_ranking
+from portaloss.reference.poisson_nll import poisson_nll
+
+INF, NAN = float("inf"), float("nan")
+
+#: Kind -> the chapter, PyTorch's function, and the operands: the differentiable ones, then the others.
+CHAPTERS = {
+    "kl_div": (kl_div, F.kl_div, ("input", "target"), ()),
+    "poisson_nll": (poisson_nll, F.poisson_nll_loss, ("input", "target"), ()),
+    "gaussian_nll": (gaussian_nll, F.gaussian_nll_loss, ("input", "target", "var"), ()),
+    "hinge_embedding": (hinge_embedding, F.hinge_embedding_loss, ("input",), ("target",)),
+    "margin_ranking": (margin_ranking, F.margin_ranking_loss, ("input1", "input2", "target"), ()),
+}
+
+#: Every kind with every option of the catalogue, and flags with each other.
+FORMS = [
+    *[("kl_div", {"log_target": log_target}) for log_target in (False, True)],
+    *[
+        ("poisson_nll", {"log_input": log_input, "full": full, "eps": eps})
+        for log_input, full, eps in product((True, False), (False, True), (1e-8, 1e-2))
+    ],
+    *[("gaussian_nll", {"full": full, "eps": eps}) for full, eps in product((False, True), (1e-6, 1e-2))],
+    *[("hinge_embedding", {"margin": margin}) for margin in (1.0, 0.25, 0.0, -0.5)],
+    *[("margin_ranking", {"margin": margin}) for margin in (0.0, 0.5, -0.25)],
+]
+IDS = ["-".join([kind, *(f"{name}={value}" for name, value in options.items())]) for kind, options in FORMS]
+EVERY_FORM = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """As the tile driver does: infinities and nans are results, not errors."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def names(kind):
+    """The operands in the order of the signature."""
+    return [*CHAPTERS[kind][2], *CHAPTERS[kind][3]]
+
+
+def evaluate(kind, operands, **options):
+    """Items, and all derivatives, under one name each."""
+    chapter, _, wants, _ = CHAPTERS[kind]
+    items, derivatives = chapter(*(operands[name] for name in names(kind)), **options, wants=wants)
+    assert set(derivatives) == set(wants)
+    return {"items": items, **derivatives}
+
+
+def sizes(kind, operands, **options):
+    """The chapter's magnitudes, by the same names; none where the chapter has none."""
+    module = importlib.import_module(f"portaloss.reference.{kind}")
+    if not hasattr(module, "magnitudes"):
+        return {}
+    items, derivatives = module.magnitudes(*(operands[name] for name in names(kind)), **options)
+    return {"items": items, **derivatives}
+
+
+def random_operands(kind, rng, shape, options):
+    """Operands of their domains."""
+    draws = {
+        "kl_div": lambda: {"input": -rng.exponential(2.0, shape), "target": rng.uniform(0.0, 1.0, shape)},
+        "poisson_nll": lambda: {"input": 2 * rng.standard_normal(shape), "target": rng.poisson(3.0, shape) * 1.0},
+        "gaussian_nll": lambda: {
+            "input": 2 * rng.standard_normal(shape),
+            "target": 2 * rng.standard_normal(shape),
+            "var": np.exp(2 * rng.standard_normal(shape)),
+        },
+        "hinge_embedding": lambda: {"input": 2 * rng.standard_normal(shape), "target": rng.choice([-1.0, 1.0], shape)},
+        "margin_ranking": lambda: {
+            "input1": 2 * rng.standard_normal(shape),
+            "input2": 2 * rng.standard_normal(shape),
+            "target": rng.choice([-1.0, 1.0], shape),
+        },
+    }
+    operands = draws[kind]()
+    if options.get("log_target"):
+        operands["target"] = np.log(operands["target"])
+    if not options.get("log_input", True):
+        operands["input"] = np.exp(operands["input"])
+    return {name: np.asarray(operands[name]) for name in names(kind)}
+
+
+def grid(kind, *values):
+    """Every combination, for the operands in order."""
+    axes = np.meshgrid(*(np.array(value, dtype=float) for value in values), indexing="ij")
+    return {name: axis.ravel() for name, axis in zip(names(kind), axes, strict=True)}
+
+
+# Against PyTorch in float64
+
+
+def sizes_in_pytorch(kind, operands, options):
+    """Where PyTorch adds terms that the chapter does not: 1 - t/(x + ε), and an x + ε that is rounded."""
+    if kind == "poisson_nll" and not options.get("log_input", True):
+        x, t = operands["input"], operands["target"]
+        return {"items": np.abs(x) + np.abs(t), "input": 1 + np.abs(t / (x + options["eps"])), "target": 1.0}
+    return {}
+
+
+def sum_to(array, shape):
+    """The sum along the axes that an operand was broadcast along, as a driver takes it."""
+    lead = array.ndim - len(shape)
+    array = array.sum(axis=tuple(range(lead)))
+    return array.sum(axis=tuple(i for i, n in enumerate(shape) if n != array.shape[i]), keepdims=True)
+
+
+def against_torch(kind, operands, upstream=None, **options):
+    """Run both; items and gradients must agree, nan and inf included, to 1e-12 of the size of the terms."""
+    _, function, wants, _ = CHAPTERS[kind]
+    before = {name: array.copy() for name, array in operands.items()}
+    shape = np.broadcast_shapes(*(array.shape for array in operands.values()))
+    found = evaluate(kind, operands, **options)
+    for name, array in operands.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=f"{name} was changed")
+    assert found["items"].shape == shape
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float64)}
+
+    tensors = {name: torch.tensor(array, requires_grad=name in wants) for name, array in operands.items()}
+    spread = dict(zip(tensors, torch.broadcast_tensors(*tensors.values()), strict=True))
+    theirs = function(**spread, **options, reduction="none")
+    upstream = np.random.default_rng(0).uniform(0.5, 2.0, shape) if upstream is None else upstream
+    gradients = torch.autograd.grad(theirs, [tensors[name] for name in wants], torch.tensor(upstream))
+
+    terms, further = sizes(kind, operands, **options), sizes_in_pytorch(kind, operands, options)
+    want = {"items": theirs.detach().numpy(), **{w: g.numpy() for w, g in zip(wants, gradients, strict=True)}}
+    for name, expected in want.items():
+        got, size = found[name], np.broadcast_to(terms.get(name, 0.0) + further.get(name, 0.0), shape)
+        if name != "items":
+            got = sum_to(np.broadcast_to(got, shape) * upstream, expected.shape)
+            size = sum_to(size * np.abs(upstream), expected.shape)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected), err_msg=f"nan in {name}")
+        infinite = np.isinf(expected)
+        np.testing.assert_array_equal(got[infinite], expected[infinite], err_msg=f"inf in {name}")
+        size = np.fmax(np.abs(expected), np.where(np.isfinite(size), size, 0.0))
+        judged = np.isfinite(expected)
+        error = np.abs(got - expected)[judged]
+        # among subnormals PyTorch's vectorised exp is 0
+        excess = error - (1e-12 * size[judged] + np.finfo(float).tiny)
+        assert (excess <= 0).all(), (name, options, np.argwhere(judged)[excess.argmax()], excess.max())
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("shape", [(), (1,), (1000,), (3, 5, 7), (0,), (3, 0, 2)])
+def test_items_and_derivatives_are_pytorchs(kind, options, shape):
+    rng = np.random.default_rng(1)
+    operands = random_operands(kind, rng, shape, options)
+    against_torch(kind, operands, np.asarray(rng.standard_normal(shape)), **options)
+
+
+@EVERY_FORM
+def test_operands_broadcast(kind, options):
+    whole = random_operands(kind, np.random.default_rng(2), (4, 3, 5), options)
+    for name in whole:
+        for cut in (np.s_[:, :1], np.s_[0], np.s_[:1, :, :1], np.s_[0, 0, 0]):
+            against_torch(kind, whole | {name: np.asarray(whole[name][cut])}, **options)
+        against_torch(kind, {n: a if n == name else a[0, :, :1] for n, a in whole.items()}, **options)
+        # a transposed one, and one that steps over elements
+        against_torch(kind, whole | {name: np.asfortranarray(whole[name])}, **options)
+        against_torch(kind, whole | {name: np.repeat(whole[name], 2, axis=-1)[..., ::2]}, **options)
+    # each smaller than what results
+    cuts = [np.s_[:, :1], np.s_[0], np.s_[:1, :, :1]]
+    against_torch(kind, {name: array[cut] for (name, array), cut in zip(whole.items(), cuts, strict=False)}, **options)
+
+
+@EVERY_FORM
+def test_each_derivative_alone_is_the_same(kind, options):
+    chapter, _, wants, _ = CHAPTERS[kind]
+    operands = random_operands(kind, np.random.default_rng(3), (50,), options)
+    found = evaluate(kind, operands, **options)
+    items, none = chapter(**operands, **options)
+    assert none == {}
+    np.testing.assert_array_equal(items, found["items"])
+    for name in wants:
+        items, derivatives = chapter(**operands, **options, wants=(name,))
+        assert set(derivatives) == {name}
+        np.testing.assert_array_equal(items, found["items"])
+        np.testing.assert_array_equal(derivatives[name], found[name])
+
+
+#: None below 1e-310: PyTorch's gradient multiplies by t and divides by it.
+PROBABILITIES = [0.0, -0.0, 1e-310, 1e-300, 1e-20, 0.25, 0.5, 0.7828563, 1 - 2.0**-53, 1.0]
+
+
+def test_kl_div_is_pytorchs_at_zero_probabilities_and_beyond():
+    x = [0.0, -0.0, -1e-300, -0.3, -1.0, -1e4, -1e300, 2.0, INF, -INF, NAN]
+    against_torch("kl_div", grid("kl_div", x, [*PROBABILITIES, 2.0, 1e200, -1.0, INF, -INF, NAN]))
+    logs = [0.0, -0.3, -1.0, -700.0, -745.0, -800.0, -1e4, 1.0, 700.0, 800.0, INF, -INF, NAN]
+    against_torch("kl_div", grid("kl_div", x, logs), log_target=True)
+
+
+def test_kl_div_where_the_model_is_right_is_zero():
+    t = np.random.default_rng(4).uniform(0.0, 1.0, 1000)
+    # t and exp(log t) differ by as much as log t does from its rounding
+    against_torch("kl_div", {"input": np.log(t), "target": t})
+    items, _ = kl_div(np.log(t), np.log(t), log_target=True)
+    np.testing.assert_array_equal(items, 0.0)
+
+
+def test_kl_div_at_a_probability_of_zero():
+    """In words, since it surprises: an item of 0, and no slope."""
+    operands = {"input": np.array([-1.0, -INF]), "target": np.zeros(2)}
+    found = evaluate("kl_div", operands)
+    np.testing.assert_array_equal(found["items"], [0.0, NAN])
+    np.testing.assert_array_equal(found["input"], [0.0, 0.0])
+    np.testing.assert_array_equal(found["target"], [NAN, NAN])
+
+
+COUNTS = [0.0, -0.0, 1e-310, 1e-9, 0.5, 1 - 2.0**-53, 1.0, 1 + 2.0**-52, 1.1, 1.15, 2.0, np.e, 3.0, 1e4, 1e15]
+OUTSIDE = [-1.0, -2.5, INF, -INF, NAN]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("eps", [1e-8, 1e-2, 0.0, 1.0])
+def test_poisson_nll_is_pytorchs_at_extremes(full, eps):
+    x = [0.0, -0.0, 1e-300, 0.5, 1.0, -1.0, 3.0, 700.0, -700.0, -745.0, 800.0, -800.0, 1e4, -1e4, INF, -INF, NAN]
+    against_torch("poisson_nll", grid("poisson_nll", x, COUNTS + OUTSIDE), full=full)
+    near_one = [1 - 2.0**-53, 1 + 2.0**-52, 1 - eps, 1 - 2 * eps, 1 + eps]
+    rates = [0.0, -0.0, 5e-324, 1e-300, eps, eps / 3, -eps, -eps / 2, -1.0, 0.5, 3.0, 1e4, 1e300, INF, -INF, NAN]
+    options = {"log_input": False, "full": full, "eps": eps}
+    against_torch("poisson_nll", grid("poisson_nll", rates, COUNTS + OUTSIDE), **options)
+    # no infinite counts: they multiply what PyTorch rounds to 0, and the chapter does not
+    against_torch("poisson_nll", grid("poisson_nll", near_one, [*COUNTS, -1.0, NAN]), **options)
+
+
+def test_poisson_nll_has_no_slope_at_a_count_of_zero_if_full():
+    """In words, since it surprises: PyTorch masks Stirling's term, but not the 0 * log 0 of its gradient."""
+    found = evaluate("poisson_nll", {"input": np.zeros(4), "target": np.array([0.0, 1e-310, 1.0, 2.0])}, full=True)
+    np.testing.assert_array_equal(found["items"][:3], 1.0)
+    np.testing.assert_array_equal(found["target"][:3], [NAN, 0.0, 0.0])
+    # log 2 + 1/4, within two roundings
+    np.testing.assert_allclose(found["target"][3], np.log(2) + 0.25, rtol=2.0**-52)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_gaussian_nll_is_pytorchs_at_extremes(full, eps):
+    # squares that overflow are for the next test
+    numbers = [0.0, -0.0, 1.0, -1.0, 0.3, 1e-200, 1e4, -1e150, INF, -INF, NAN]
+    below, above = np.nextafter(eps, 0.0), np.nextafter(eps, 1.0)
+    variances = [0.0, -0.0, 5e-324, 1e-300, below, eps, above, 0.3, 1.0, 1 + 2.0**-52, 1e4, 1e300, INF, NAN]
+    operands = grid("gaussian_nll", numbers, numbers, variances)
+    against_torch("gaussian_nll", operands, full=full, eps=eps)
+
+
+def test_gaussian_nll_divides_before_it_squares():
+    found = evaluate("gaussian_nll", {"input": np.array([1e200]), "target": np.zeros(1), "var": np.array([1e300])})
+    theirs = F.gaussian_nll_loss(*torch.tensor([[1e200], [0.0], [1e300]], dtype=torch.float64), reduction="none")
+    assert torch.isinf(theirs).all()
+    # the quotient, the product and the sum: three roundings
+    np.testing.assert_allclose(found["items"], 0.5e100, rtol=3 * 2.0**-53)
+    np.testing.assert_allclose(found["var"], -0.5e-200, rtol=3 * 2.0**-53)
+
+
+def test_gaussian_nll_passes_a_gradient_to_a_clamped_variance():
+    operands = {"input": np.array([2.0, 0.25]), "target": np.zeros(2), "var": np.zeros(2)}
+    found = evaluate("gaussian_nll", operands, eps=0.25)
+    assert found["var"].tolist() == [-30.0, 1.5]  # (4 - 64)/2 and (4 - 1)/2: towards more and towards less
+
+
+@pytest.mark.parametrize("margin", [1.0, 0.25, 0.0, -0.5, 1e300, INF, -INF, NAN])
+def test_hinge_embedding_is_pytorchs_at_kinks_and_extremes(margin):
+    """Targets other than 1 and -1 too."""
+    x = [*np.arange(-16, 17) / 8, -0.0, 1e4, -1e4, 1.7e308, -1.7e308, INF, -INF, NAN]
+    x += [np.nextafter(edge, to) for edge in (1.0, 0.25, -0.5) for to in (INF, -INF)]
+    targets = [1.0, -1.0, 0.0, -0.0, 2.0, 0.5, 1 + 2.0**-52, INF, -INF, NAN]
+    against_torch("hinge_embedding", grid("hinge_embedding", x, targets), margin=margin)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, -0.25, INF, -INF, NAN])
+def test_margin_ranking_is_pytorchs_at_kinks_and_extremes(margin):
+    """On a grid of quarters, with ties and leads that are the margin exactly; and targets other than 1 and -1."""
+    x = [*np.arange(-4, 5) / 4, -0.0, np.nextafter(0.5, 1.0), 1e4, -1.7e308, 1.7e308, INF, -INF, NAN]
+    targets = [1.0, -1.0, 0.0, -0.0, 3.0, -0.5, INF, -INF, NAN]
+    operands = grid("margin_ranking", x, x, targets)
+    against_torch("margin_ranking", operands, margin=margin)
+    if np.isfinite(margin):
+        short = margin - operands["target"] * (operands["input1"] - operands["input2"])
+        assert (short == 0).sum() >= 9  # the kink is met
+
+
+# Against mpmath at 50 digits
+
+
+def exact_terms(kind, numbers, options):
+    """Items and derivatives of numbers that are mpf, in the words of the definition; and the sizes of their terms."""
+    mpf, exp, ln = mpmath.mpf, mpmath.exp, mpmath.log
+    if kind == "kl_div":
+        x, t = numbers
+        if options.get("log_target"):
+            p = exp(t)
+            item, size = p * (t - x), {"target": p * abs(t - x) + p}
+            return {"items": item, "input": -p, "target": item + p}, size
+        return (
+            {"items": t * (ln(t) - x), "input": -t, "target": ln(t) + 1 - x},
+            {"items": t * (abs(ln(t)) + abs(x)), "target": abs(ln(t)) + 1 + abs(x)},
+        )
+    if kind == "poisson_nll":
+        x, t = numbers
+        if options.get("log_input", True):
+            rate, log_rate, slope = exp(x), x, exp(x) - t
+            size = {"input": exp(x) + t, "target": abs(x)}
+        else:
+            eps = mpf(options["eps"])
+            rate, log_rate, slope = x, ln(x + eps), 1 - t / (x + eps)
+            size = {"input": (abs(x - t) + eps) / (x + eps), "target": abs(log_rate) + eps / (x + eps)}
+        item, share = rate - t * log_rate, -log_rate
+        size["items"] = rate + t * abs(log_rate)
+        if options.get("full") and t > 1:
+            item += t * ln(t) - t + ln(2 * mpmath.pi * t) / 2
+            share += ln(t) + 1 / (2 * t)
+            size["items"] += t * ln(t) + t + ln(2 * mpmath.pi * t) / 2
+            size["target"] += ln(t) + 1 / (2 * t)
+        return {"items": item, "input": slope, "target": share}, size
+    if kind == "gaussian_nll":
+        x, t, var = numbers
+        e, v = x - t, max(var, mpf(options["eps"]))
+        constant = ln(2 * mpmath.pi) / 2 if options.get("full") else mpf(0)
+        return (
+            {
+                "items": (ln(v) + e**2 / v) / 2 + constant,
+                "input": e / v,
+                "target": -e / v,
+                "var": (1 / v - e**2 / v**2) / 2,
+            },
+            {"items": (abs(ln(v)) + e**2 / v) / 2 + constant, "var": (1 / v + e**2 / v**2) / 2},
+        )
+    m = mpf(options["margin"])
+    if kind == "hinge_embedding":
+        x, t = numbers
+        return {"items": x if t == 1 else max(0, m - x), "input": mpf(1 if t == 1 else -(m - x >= 0))}, {}
+    x, y, t = numbers
+    e = x - y
+    short = m - t * e
+    active = short >= 0
+    return (
+        {"items": max(0, short), "input1": -t * active, "input2": t * active, "target": -e * active},
+        {"items": abs(m) + abs(t * e)},
+    )
+
+
+#: Kind -> options and rows of operands, as decimals that both dtypes round.
+HARD = {
+    "kl_div": [
+        # the log where NumPy's own is worst, next to 1, and of what is subnormal in float32
+        ({}, [(-1e-9, 0.7828563), (-1e-9, 0.99999994), (-1e-30, 1.0000001), (-90.0, 1e-42), (-3.0, 1.3e-38)]),
+        # a model that is right, almost; a derivative that is 0, almost
+        ({}, [(-0.6931472, 0.5), (-1.2039728, 0.3), (-0.2039728, 0.3), (1e-9, 0.36787944)]),
+        ({"log_target": True}, [(-2.0, -2.0000002), (-1e4, -80.5), (-1.2, -2.2), (-1e-30, -0.34358), (0.0, 0.0)]),
+    ],
+    "poisson_nll": [
+        ({}, [(0.0, 1.0), (1.0986123, 3.0), (88.5, 3.0), (-80.3, 0.0), (-87.0, 1e-38), (1e-30, 1000.0)]),
+        # 1 - t/(x + ε) at x = t and next to it; the log where ε is all of it; a rate of 0; ε beside what it is added to
+        (
+            {"log_input": False, "eps": 1e-8},
+            [(3.0, 3.0), (3.0000002, 3.0), (1.0, 2.0), (0.99999994, 1.0), (1.0000001, 1.0), (0.0, 2.0), (1e-8, 1.0)],
+        ),
+        ({"log_input": False, "eps": 1e-2}, [(0.99, 1.0), (0.9900001, 3.0), (1e-20, 1.0), (2e30, 1.0), (0.78, 0.0)]),
+        # Stirling's terms: next to where they start, where they cancel, large
+        ({"full": True}, [(0.0, 1.0000001), (-30.0, 1.15), (-1.0, 2.7182817), (2.0, 1e6), (0.0, 1.0), (0.3, 1e-40)]),
+        ({"full": True, "log_input": False, "eps": 1e-8}, [(1.0, 1.15), (2.7182817, 2.7182817), (1e6, 1e6)]),
+    ],
+    "gaussian_nll": [
+        # v = e² exactly and almost; log v next to 1, and cancelling e²/v
+        ({"eps": 1e-6}, [(3.0, 1.0, 4.0), (3.0, 1.0000001, 4.0), (0.0, 0.0, 1.0000001), (0.0, 0.0, 0.7828563)]),
+        ({"eps": 1e-6}, [(0.5, 0.0, 0.7034674), (1e-30, 0.0, 0.9999999), (0.75, 1.0, 1e-30), (1e-4, 0.0, 0.0)]),
+        # e² overflows float32, e²/v does not
+        ({"eps": 1e-6}, [(1e20, 0.0, 1e10), (-3e25, 1e20, 1e20)]),
+        ({"eps": 1e-2, "full": True}, [(0.1, 0.3, 0.159155), (0.1, 0.3, 0.01), (0.0, 0.0, 0.1591549)]),
+    ],
+    "hinge_embedding": [
+        ({"margin": 0.25}, [(0.25, -1.0), (0.24999999, -1.0), (0.2500001, -1.0), (1e-30, -1.0), (1e-40, 1.0)]),
+        ({"margin": 1.0}, [(0.1, -1.0), (-1e30, -1.0), (0.1, 1.0), (3e38, -1.0)]),
+    ],
+    "margin_ranking": [
+        ({"margin": 0.0}, [(1.0000001, 1.0, 1.0), (1.0000001, 1.0, -1.0), (0.3, 0.3, -1.0), (1e-40, 2e-40, 1.0)]),
+        ({"margin": 0.5}, [(0.75, 0.25, 1.0), (0.7500001, 0.25, 1.0), (0.1, 0.7, -1.0), (0.3, -0.19, 1.0)]),
+        ({"margin": -0.25}, [(0.1, 0.3, 1.0), (1e30, -1e30, -1.0), (0.1, 0.36, 1.0), (0.3, -0.1, 0.7)]),
+    ],
+}
+
+#: What may be lost, in eps of the value or of its terms' size. A rounding costs half an eps; a function of NumPy's
+#: float32 up to 1.7 (exp) and 1.6 (log, its factor of log 2 included).
+#: - kl_div: log, its product with t and the difference: 2.6. With log_target exp, t - x, the product, and the sum: 3.2.
+#: - poisson_nll: exp or log, a product and a difference: 2.7; r/s is too small to count. Stirling's terms take log,
+#:   t + 1/2, a product, two sums, and the sum with the rest: 4.1, but these are not all of the size.
+#: - gaussian_nll: e²/v takes e twice, z and a product: 2; log 1.6, but of the rest of the size; two sums, and ε, which
+#:   may be rounded: 3.5. z² takes e twice, z twice and a product; with the difference and ε: 3.5.
+#: - hinge_embedding: m - x: a half. m itself is exact here.
+#: - margin_ranking: e, its product with t where that is not ±1, and the difference: 1.5.
+EPS = {"kl_div": 3.2, "poisson_nll": 4.0, "gaussian_nll": 3.5, "hinge_embedding": 0.5, "margin_ranking": 1.5}
+
+
+def off_by(got, want, size):
+    """The error in units of eps times the size, or in the smallest subnormal where that is larger."""
+    info = np.finfo(got.dtype)
+    unit = max(abs(size) * mpmath.mpf(float(info.eps)), mpmath.mpf(float(info.smallest_subnormal)))
+    return float(abs(mpmath.mpf(float(got)) - want) / unit)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("kind", "row", "options"),
+    [(kind, row, options) for kind, sets in HARD.items() for options, rows in sets for row in rows],
+)
+def test_hard_cases_are_exact_to_working_precision(kind, row, options, dtype):
+    operands = {name: np.array([value], dtype) for name, value in zip(names(kind), row, strict=True)}
+    found = evaluate(kind, operands, **options)
+    assert {array.dtype for array in found.values()} == {np.dtype(dtype)}
+    measured = sizes(kind, {name: array.astype(float) for name, array in operands.items()}, **options)
+    with mpmath.workdps(50):
+        numbers = [mpmath.mpf(float(array[0])) for array in operands.values()]
+        expected, terms = exact_terms(kind, numbers, options)
+        for name, want in expected.items():
+            size = max(abs(want), terms.get(name, 0))
+            if name in terms:
+                # what parity divides by is this size: in float64, to a few roundings
+                np.testing.assert_allclose(measured[name], [float(terms[name])], rtol=1e-14, err_msg=name)
+            if abs(want) > float(np.finfo(dtype).max):
+                assert np.isinf(found[name][0]), name
+            else:
+                assert off_by(found[name][0], want, size) <= EPS[kind], (name, found[name][0], want)
+
+
+# float32 against float64 on the same numbers
+
+#: In units in the last place, at max(|truth|, magnitude).
+ULPS = 4.0
+COUNT = 20_000
+
+
+def check_float32(kind, operands, options):
+    narrow = {name: array.astype(np.float32) for name, array in operands.items()}
+    wide = {name: array.astype(np.float64) for name, array in narrow.items()}
+    found, truth = evaluate(kind, narrow, **options), evaluate(kind, wide, **options)
+    terms = sizes(kind, wide, **options)
+    for name, want in truth.items():
+        got = found[name]
+        assert got.dtype == np.float32, name
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=f"nan in {name}")
+        size = np.fmax(np.abs(want), terms.get(name, 0.0))
+        error = np.abs(got - want) / np.spacing(size.astype(np.float32)).astype(np.float64)
+        error = np.where(np.isfinite(want), error, 0.0)
+        worst = error.argmax()
+        at = {operand: array[worst] for operand, array in narrow.items()}
+        assert error[worst] <= ULPS, (kind, options, name, error[worst], at)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_float32_is_within_four_units_in_the_last_place(kind, options, seed):
+    rng = np.random.default_rng(seed)
+    check_float32(kind, random_operands(kind, rng, (COUNT,), options), options)
+
+
+def test_float32_kl_div_of_a_sure_model_and_of_a_right_one():
+    """x next to 0, so that the log stands alone; and x next to log t, so that little is left of it."""
+    rng = np.random.default_rng(8)
+    for t in (rng.uniform(0.5, 1.0, COUNT), 10.0 ** rng.uniform(-44, 0, COUNT), 1 - 10.0 ** rng.uniform(-7, -1, COUNT)):
+        for x in (-1e-6 * rng.random(COUNT), np.log(t) * (1 + 1e-3 * rng.standard_normal(COUNT))):
+            check_float32("kl_div", {"input": x, "target": t}, {})
+            # exp(t) is subnormal below -87, where the last place of p is a large part of it
+            check_float32("kl_div", {"input": x, "target": np.maximum(np.log(t), -87.0)}, {"log_target": True})
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_float32_poisson_nll_next_to_its_best(full):
+    """Rates next to the counts, and next to 1, where log is next to 0."""
+    rng = np.random.default_rng(9)
+    t = rng.poisson(3.0, COUNT) + rng.random(COUNT)
+    check_float32("poisson_nll", {"input": np.log(t), "target": t}, {"full": full})
+    near_one = 1 + 10.0 ** rng.uniform(-8, -0.5, COUNT) * rng.choice([-1, 1], COUNT)
+    for eps in (1e-8, 1e-2):
+        options = {"log_input": False, "full": full, "eps": eps}
+        check_float32("poisson_nll", {"input": t * (1 + 1e-4 * rng.standard_normal(COUNT)), "target": t}, options)
+        check_float32("poisson_nll", {"input": near_one - eps, "target": t}, options)
+        check_float32("poisson_nll", {"input": 10.0 ** rng.uniform(-20, 10, COUNT), "target": t}, options)
+
+
+def test_float32_gaussian_nll_of_variances_next_to_one_and_to_the_square():
+    rng = np.random.default_rng(10)
+    x, t = 2 * rng.standard_normal((2, COUNT))
+    for var in (1 + 0.3 * (rng.random(COUNT) - 0.5), (x - t) ** 2 * (1 + 1e-3 * rng.standard_normal(COUNT))):
+        check_float32("gaussian_nll", {"input": x, "target": t, "var": np.abs(var)}, {})
+        check_float32("gaussian_nll", {"input": t + 1e-3 * x, "target": t, "var": np.abs(var)}, {})
+
+
+def test_log_is_within_two_and_a_half_units_in_the_last_place():
+    rng = np.random.default_rng(11)
+    for low, high in ((-100.0, 88.0), (-0.7, 0.7), (-1e-3, 1e-3)):
+        x = np.exp(rng.uniform(low, high, COUNT)).astype(np.float32)
+        truth = np.log(x.astype(np.float64))
+        error = np.abs(log(x) - truth) / np.spacing(np.abs(truth).astype(np.float32))
+        assert error.max() <= 2.5
+    np.testing.assert_array_equal(log(np.array([0.0, -0.0, 1.0, INF, -1.0, NAN])), [-INF, -INF, 0.0, INF, NAN, NAN])
+
+
+@pytest.mark.parametrize("kind", CHAPTERS)
+def test_examples(kind):
+    result = doctest.testmod(importlib.import_module(f"portaloss.reference.{kind}"))
+    assert result.attempted > 0
+    assert result.failed == 0
