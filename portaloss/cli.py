@@ -106,7 +106,7 @@ def _parity(args: argparse.Namespace) -> int:
     names = [*names, *(name for name in required if name not in names)]
     here = [name for name in names if not lanes.apart(name)]
     others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
-    made = []
+    made: list[rows.Row] = []
     if here:
         with report.progress(run.count(kinds, dtypes), "parity") as tick:
             made += run.run(here, kinds, dtypes, tick=tick)

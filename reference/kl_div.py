@@ -86,11 +86,7 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
-import math
-
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
-
-LOG_2 = math.log(2)
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, log, np
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -124,13 +120,6 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     return log_t - target * input, derivatives
 
 
-def log(x: Array) -> Array:
-    """The natural logarithm, in float32 within 2.5 units in the last place instead of 4."""
-    logarithm: Array = np.log2(x)
-    logarithm *= LOG_2
-    return logarithm
-
-
 def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tuple[Array, Derivatives]:
     """The sums of |terms|: log t and x cancel where the model is right."""
     if log_target:
@@ -142,4 +131,4 @@ def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tupl
     return t * size + t * x, {"input": t, "target": size + 1 + x}
 
 
-__all__ = ["kl_div", "log", "magnitudes"]
+__all__ = ["kl_div", "magnitudes"]

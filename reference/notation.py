@@ -10,6 +10,7 @@ the items with respect to it, element by element: what an upstream gradient is m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -38,4 +39,11 @@ def step(condition: Array, like: Array) -> Array:
     return condition.astype(like.dtype)
 
 
-__all__ = ["Array", "Derivatives", "Terms", "Wants", "np", "step"]
+def log(x: Array) -> Array:
+    """The natural logarithm, in float32 within 2.5 units in the last place instead of 4."""
+    logarithm: Array = np.log2(x)
+    logarithm *= math.log(2)
+    return logarithm
+
+
+__all__ = ["Array", "Derivatives", "Terms", "Wants", "log", "np", "step"]

@@ -100,8 +100,7 @@ from __future__ import annotations
 
 import math
 
-from portaloss.reference.kl_div import log
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, log, np, step
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)

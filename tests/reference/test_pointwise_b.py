@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from portaloss.reference.gaussian_nll import gaussian_nll
 from portaloss.reference.hinge_embedding import hinge_embedding
-from portaloss.reference.kl_div import kl_div, log
+from portaloss.reference.kl_div import kl_div
 from portaloss.reference.margin_ranking import margin_ranking
+from portaloss.reference.notation import log
 from portaloss.reference.poisson_nll import poisson_nll
 
 INF, NAN = float("inf"), float("nan")
