@@ -14,6 +14,7 @@ from portaloss.catalogue import LOSSES, SKU, skus
 from portaloss.gradients import value_and_grad
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
 from portaloss.plan import Plan, Precision, select
+from portaloss.targets_mode import check_targets
 
 if TYPE_CHECKING:
     from portaloss import functional, nn, reference
@@ -29,6 +30,7 @@ __all__ = [
     "LossReduction",
     "Plan",
     "Precision",
+    "check_targets",
     "functional",
     "get_num_threads",
     "nn",

@@ -1,4 +1,4 @@
-"""``python -m portaloss``: what is here (``info``), and whether it computes what it should (``parity``)."""
+"""``python -m portaloss``: what is here (``info``), and does it compute (``parity``) and compile (``targets``) right."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--json", type=Path, metavar="F", help="write the merged report as JSON")
     merge.add_argument("--html", type=Path, metavar="F", help="write the merged report as a page")
     merge.set_defaults(command=_merge)
+
+    targets = commands.add_parser("targets", help="compile every Triton kernel for every GPU, with none at hand")
+    targets.set_defaults(command=_targets)
+    targets.add_argument("--chip", action="append", metavar="C", help="only this chip, such as gfx942; repeatable")
+    targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
+    targets.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
+    targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a row a launch")
     return parser
 
 
@@ -137,6 +144,37 @@ def _merge(args: argparse.Namespace) -> int:
     return code
 
 
+def _targets(args: argparse.Namespace) -> int:
+    from portaloss.parity import machine
+    from portaloss.parity.report import MissingExtraError, progress
+    from portaloss.targets import report, run
+    from portaloss.targets.chips import CHIPS
+
+    reason = run.missing()
+    if reason is not None:
+        raise UsageError(reason)
+    for name in args.chip or ():
+        if name not in CHIPS:
+            raise UsageError(f"--chip {name}: there is no such chip; there are: {', '.join(CHIPS)}")
+    _check_folder(args.json)
+    chips = [name for name in CHIPS if args.chip is None or name in args.chip]
+    dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
+    made = run.run(chips, _kinds(args.kind), dtypes, progress)
+    try:
+        report.print_table(made)
+    except MissingExtraError as error:
+        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
+    sys.stdout.flush()
+    report.print_problems(made)
+    if args.json:
+        try:
+            report.write(made, machine.versions(), args.json)
+        except OSError as error:
+            raise UsageError(f"cannot write the report: {error}") from error
+    print(report.summary(made))
+    return FAILED if any(row.problem for row in made) else PASSED
+
+
 def _show(args: argparse.Namespace, made: list[Any]) -> int:
     """Print tables and failures, and write the files that were asked for."""
     from portaloss.parity import report, rows
@@ -206,10 +244,14 @@ def _check_targets(args: argparse.Namespace) -> None:
     from portaloss.parity import report
 
     for path in (args.json, args.html):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+        _check_folder(path)
     if args.html is not None:
         try:
             report.require_page()
         except report.MissingExtraError as error:
             raise UsageError(str(error)) from error
+
+
+def _check_folder(path: Path | None) -> None:
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.absolute().parent} is not a folder")

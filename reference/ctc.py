@@ -145,7 +145,7 @@ SPREAD = 79.0
 #: How far below the smallest term of the derivative the effect of the floor has to be: 7 bits below float64's last.
 MARGIN_BITS = 60
 
-#: Elements of γ that are sorted into classes at once, so that temporaries stay in the cache.
+#: Elements of γ, or bins, that are handled at once when γ is added up by class: temporaries stay in the cache.
 BLOCK = 1 << 17
 
 
@@ -288,7 +288,7 @@ def _derivative(batch: _Batch, walk: _Walk) -> Array:
     of_label[~batch.used] = count
 
     flat = derivative.reshape(steps, samples * classes)
-    block = max(1, BLOCK // max(1, labels.size))
+    block = max(1, min(len(walk.labels), BLOCK // max(labels.size, count + 1)))
     index = (np.arange(block)[:, None, None] * (count + 1) + of_label).reshape(block, -1)
     for start in range(0, len(walk.labels), block):
         part = slice(start, min(start + block, len(walk.labels)))

@@ -35,8 +35,12 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
         "NumPy's float32 exp, off by up to 2.4 ulp, enters softmax twice, above and below the line: 6.3 was measured",
     ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
-        9.0,
-        "cross-entropy's 7, of logits that a matrix product has rounded, and the products of their derivatives",
+        12.0,
+        "cross-entropy's 7, and a BLAS product adds its 2000 terms one after another: 7.9 was measured, 19 of PyTorch",
+    ),
+    (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float64"): (
+        16.0,
+        "a BLAS product adds its 2000 terms one after another: 12 was measured, 31 of PyTorch",
     ),
     (LossKind.BCE_WITH_LOGITS, "float32"): (
         6.0,

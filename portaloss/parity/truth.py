@@ -175,7 +175,7 @@ class _LinearTerms(_Terms):
         self._wants = wants
         target = given["target"]
         soft = is_floating(target)
-        logits = self._x @ self._matrix.T
+        logits = _product(self._x, self._matrix.T)
         sizes = np.abs(self._x) @ np.abs(self._matrix).T
         if "linear_bias" in given:
             logits = logits + given["linear_bias"].reshape(-1)
@@ -214,11 +214,12 @@ class _LinearTerms(_Terms):
         sizes = (self._slope_size * np.abs(u)).reshape(len(self._x), len(self._matrix))
         result = {}
         if "input" in self._wants:
-            result["input"] = (slopes @ self._matrix, sizes @ np.abs(self._matrix))
+            result["input"] = (_product(slopes, self._matrix), sizes @ np.abs(self._matrix))
         if "linear_weight" in self._wants:
-            result["linear_weight"] = (slopes.T @ self._x, sizes.T @ np.abs(self._x))
+            result["linear_weight"] = (_product(slopes.T, self._x), sizes.T @ np.abs(self._x))
         if "linear_bias" in self._wants:
-            result["linear_bias"] = (slopes.sum(axis=0), sizes.sum(axis=0))
+            total = (1, len(self._matrix))
+            result["linear_bias"] = (_sum_to(slopes, total), _sum_to(sizes, total))
         for name, (derivative, size) in self._costs.items():
             shape = self._rows[name].shape
             value = _sum_to(np.broadcast_to(derivative * u, self._slope.shape), shape)
@@ -249,6 +250,14 @@ def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any
         mixed: Array = (1.0 - smoothing) * np.abs(target) + smoothing / target.shape[1]
         return mixed
     return 1.0 - smoothing if weight is None else (1.0 - smoothing) * weight
+
+
+def _product(a: Array, b: Array) -> Array:
+    """A matrix product, 64 terms of its sums at a time: BLAS adds up one after another, and loses digits on the way."""
+    total = np.zeros((len(a), b.shape[1]), _WIDE)
+    for start in range(0, len(b), 64):
+        total += a[:, start : start + 64] @ b[start : start + 64]
+    return total.astype(np.float64)
 
 
 def _finite_product(a: Array, b: Array) -> Array:

@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 import triton.backends.nvidia
@@ -16,12 +16,13 @@ from triton.compiler import ASTSource
 
 from portaloss.targets.chips import Chip
 from portaloss.targets.record import Launch, target
+from portaloss.targets.report import Compiled
 
 #: Kernels that have no load to widen, and why.
 NARROW_LOADS: Mapping[str, str] = {
     "nll_kernel": "it gathers one element a row",
-    "ctc_alpha_kernel": "labels gather their classes",
-    "ctc_beta_kernel": "labels gather their classes",
+    "walk_kernel": "labels gather their classes; states are read two float64 at a time",
+    "posterior_kernel": "labels gather their classes",
 }
 
 #: The narrowest load that counts as a vector load, in bits: half of the widest, since a program that reads 16-bit
@@ -29,38 +30,18 @@ NARROW_LOADS: Mapping[str, str] = {
 VECTOR = 64
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """One row of the report."""
-
-    kernel: str
-    variant: str
-    kind: str
-    dtype: str
-    chip: str
-    seconds: float
-    registers: int = 0
-    spills: int = 0
-    stack: int = 0
-    shared: int = 0
-    shared_limit: int = 0
-    widest_load: int = 0
-    matrix: bool = False
-    num_warps: int = 0
-    problem: str = ""
-    excuse: str = ""
-
-
 def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compiled:
     """Compile, read, and judge."""
-    about = {"kernel": launch.name, "variant": launch.variant, "kind": kind, "dtype": dtype, "chip": chip.name}
+    about: dict[str, Any] = {"kernel": launch.name, "variant": launch.variant, "kind": kind, "dtype": dtype}
+    about |= {"chip": chip.name, "layout": launch.layout, "vector": launch.contiguous}
     start = time.perf_counter()
     try:
         source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attributes)
-        compiled = triton.compile(source, target=target(chip), options=dict(launch.options.__dict__))
+        compiled = triton.compile(source, target=target(chip), options=launch.options)
     except Exception as error:  # whatever the compiler raises is this row's problem, not the run's end
         text = str(error).strip().splitlines()
-        return Compiled(**about, seconds=time.perf_counter() - start, problem=f"{type(error).__name__}: {text[-1:]}")
+        problem = ": ".join([type(error).__name__, *text[-1:]])
+        return Compiled(**about, seconds=time.perf_counter() - start, problem=problem)
     seconds = time.perf_counter() - start
     read = _read_nvidia(compiled.asm) if chip.backend == "cuda" else _read_amd(compiled.asm)
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
@@ -82,7 +63,7 @@ def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compile
     )  # fmt: skip
 
 
-def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, int]:
+def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, Any]:
     ptx, cubin = str(asm["ptx"]), asm["cubin"]
     assert isinstance(cubin, bytes)
     tool = Path(triton.backends.nvidia.__file__).with_name("bin") / "cuobjdump"
@@ -101,7 +82,7 @@ def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, int]:
     }
 
 
-def _read_amd(asm: Mapping[str, str | bytes]) -> dict[str, int]:
+def _read_amd(asm: Mapping[str, str | bytes]) -> dict[str, Any]:
     code = str(asm["amdgcn"])
 
     def number(name: str) -> int:

@@ -2,23 +2,31 @@
 
 The backend is called as a user's program calls it. In place of a launch, Triton's own binder says how the arguments
 would be specialised (pointers that are aligned, integers that divide by 16), and that is what is compiled.
+
+Not all that could be called is, or it would take an hour. Each kind is called with the defaults on operands that are
+aligned and contiguous in all its passes. Every other setting of its options, and every other size and layout that
+chooses another block or other code, is tried one at a time in two passes, those of reduction none: between them they
+have all the code that there is, the stores of items, the partial sums, and gradients times an upstream for each item.
 """
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 from triton.runtime.driver import driver
 
-from portaloss.backends.triton import backend, tuning
-from portaloss.catalogue import LOSSES, Domain, Extent, Family, Loss
+from portaloss.backends.triton import backend, linear_cross_entropy, tuning
+from portaloss.catalogue import LOSSES, Divisor, Domain, Extent, Family, Loss, Operand
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import differentiable, make_plan, result_dtype
 from portaloss.targets.chips import Chip
@@ -32,13 +40,18 @@ class Launch:
     signature: dict[str, str]
     constexprs: dict[Any, Any]
     attributes: dict[Any, Any]
-    options: Any
-    contiguous: bool  #: recorded from a call on aligned, contiguous tensors: vector loads are possible
+    options: dict[str, Any]
+    layout: str  #: of the operands it was recorded from
 
     @property
     def name(self) -> str:
         """The kernel's."""
         return str(self.kernel.__name__)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the operands are aligned and contiguous, and rows a multiple of 16: vector loads are possible."""
+        return self.layout.startswith(CONTIGUOUS)
 
     @property
     def variant(self) -> str:
@@ -57,6 +70,17 @@ class Launch:
     def key(self) -> str:
         """Launches with one key compile to the same code."""
         return f"{self.name} {self.signature} {self.constexprs} {self.attributes} {self.options}"
+
+
+def _kernel(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
+
+
+# launches are recorded in one process and compiled in another, which has the same kernels under the same names
+copyreg.pickle(jit.JITFunction, lambda kernel: (_kernel, (kernel.__module__, kernel.__name__)))
+
+#: What the names of layouts start with whose loads can be as wide as they come.
+CONTIGUOUS = "contiguous"
 
 
 class _Driver:
@@ -85,9 +109,9 @@ def target(chip: Chip) -> GPUTarget:
 
 
 @contextmanager
-def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[bool]]:
-    """Record the launches made in this context. Yields a one-element list: whether tensors are contiguous now."""
-    contiguous = [True]
+def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[str]]:
+    """Record the launches made in this context. Yields a one-element list: the name of the operands' layout now."""
+    layout = [CONTIGUOUS]
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         del grid, warmup
@@ -97,99 +121,122 @@ def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[bool]]:
         *_, compiler, binder = self.device_caches[device]
         bound, specialization, options = binder(*args, **kwargs)
         options, signature, constexprs, attributes = self._pack_args(compiler, kwargs, bound, specialization, options)
-        launch = Launch(self, signature, constexprs, attributes, options, contiguous[0])
+        launch = Launch(self, signature, constexprs, attributes, dict(options.__dict__), layout[0])
         into.setdefault(launch.key, launch)
 
-    original, lanes, active = jit.JITFunction.run, tuning.warp_size, getattr(driver, "_active", None)
-    jit.JITFunction.run = run
-    tuning.warp_size = lambda device: chip.lanes
+    active = getattr(driver, "_active", None)
     driver.set_active(_Driver(target(chip)))
     try:
-        yield contiguous
+        with (
+            mock.patch.object(jit.JITFunction, "run", run),
+            mock.patch.object(tuning, "warp_size", return_value=chip.lanes),
+            # on a GPU, products of 16-bit matrices are narrow; here nothing is computed, in dtypes the CPU cannot
+            mock.patch.object(linear_cross_entropy, "_narrows", lambda x: x.element_size() == 2),
+            mock.patch.object(linear_cross_entropy, "_product", _product),
+            mock.patch.object(linear_cross_entropy._Sums, "add_product", return_value=None),
+        ):
+            yield layout
     finally:
-        jit.JITFunction.run, tuning.warp_size = original, lanes
         driver._active = active  # reset_active would look for a device, and there may be none
 
 
+def _product(a: torch.Tensor, b: torch.Tensor, math: torch.dtype) -> torch.Tensor:
+    return torch.zeros(len(a), b.shape[1], dtype=math)
+
+
 def launches(kind: LossKind, dtype: str, chip: Chip) -> list[Launch]:
-    """All that a loss launches on a chip in a dtype: directions, reductions, options and layouts."""
+    """What a loss launches on a chip in a dtype: directions, reductions, options and layouts."""
     loss = LOSSES[kind]
     found: dict[str, Launch] = {}
-    with recording(chip, found) as contiguous:
-        for operands, is_contiguous in _operands(loss, getattr(torch, dtype)):
-            contiguous[0] = is_contiguous
-            for options in _options(loss, operands):
-                _call(loss, operands, options)
+    with recording(chip, found) as layout:
+        for i, (layout[0], operands) in enumerate(_operands(loss, getattr(torch, dtype))):
+            for options in _options(loss, operands) if layout[0] == CONTIGUOUS else [()]:
+                _call(loss, operands, options, everything=i == 0 and not options)
     return list(found.values())
 
 
-def _call(loss: Loss, operands: dict[str, torch.Tensor], options: tuple[tuple[str, Any], ...]) -> None:
+def _call(
+    loss: Loss, operands: dict[str, torch.Tensor], options: tuple[tuple[str, Any], ...], *, everything: bool
+) -> None:
     wants = differentiable(loss, operands)
     dtype = result_dtype(loss, operands)
     none, mean = (make_plan(loss.kind, dtype, reduction, "triton", options) for reduction in list(LossReduction)[:2])
     items = backend.forward(none, operands, ()).value
     backend.backward(none, operands, torch.ones_like(items), wants)
-    backend.forward(mean, operands, ())
-    early = backend.forward(mean, operands, wants)
-    backend.rescale(early, torch.ones((), dtype=items.dtype))
-    backend.backward(mean, operands, 1.0, wants)
+    if everything:
+        backend.forward(mean, operands, ())
+        early = backend.forward(mean, operands, wants)
+        backend.rescale(early, torch.ones((), dtype=items.dtype))
+    in_divisor = loss.divisor is Divisor.WEIGHT_SUM and "weight" in wants  # then its gradient takes code of its own
+    if everything or in_divisor:
+        backend.backward(mean, operands, 1.0, wants)
 
 
 def _options(loss: Loss, operands: dict[str, torch.Tensor]) -> Iterator[tuple[tuple[str, Any], ...]]:
-    """Defaults, and each option's other values one at a time; two flags together where there are two."""
-    soft = loss.operands[1].other_when is None and loss.operands[1].other_domain is not None
-    skip = {"ignore_index"} if soft and operands[loss.operands[1].name].is_floating_point() else set()
+    """Defaults, and each option's other values one at a time; all settings of flags where there are several."""
+    soft = any(operand.domain is Domain.CLASS_INDEX for operand in loss.operands) and (
+        operands["target"].is_floating_point()
+    )
     yield ()
     for option in loss.options:
-        if option.name not in skip:
+        if not (soft and option.name == "ignore_index"):
             yield from (((option.name, value),) for value in option.others)
     flags = [option.name for option in loss.options if isinstance(option.default, bool) and not option.divisor_only]
     if len(flags) > 1:
         for values in product((False, True), repeat=len(flags)):
             yield tuple(zip(flags, values, strict=True))
+    if loss.kind is LossKind.TRIPLET_MARGIN:  # with swap there are three norms to keep instead of two
+        for p in loss.option("p").others:
+            yield (("p", p), ("swap", True))
 
 
-def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[dict[str, torch.Tensor], bool]]:
-    """Operands of sizes and layouts that choose different code; their values do not matter. And whether contiguous."""
+def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Names of layouts, and operands of sizes that choose different code; their values do not matter.
+
+    The first are the required ones. A layout called ``CONTIGUOUS`` is tried with all options.
+    """
     if loss.family is Family.CTC:
         lengths = {"input_lengths": torch.full((8,), 64), "target_lengths": torch.full((8,), 20)}
-        yield {"log_probs": torch.zeros(64, 8, 128, dtype=dtype), "targets": torch.ones(8, 20).long(), **lengths}, True
+        for name, classes, labels in ((CONTIGUOUS, 128, 20), ("contiguous wide", 8192, 600), ("odd", 29, 5)):
+            log_probs = torch.zeros(64, 8, classes, dtype=dtype)
+            yield name, {"log_probs": log_probs, "targets": torch.ones(8, labels).long(), **lengths}
         return
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
         shapes = {"input": (64, 64), "linear_weight": (1024, 64), "linear_bias": (1024,), "weight": (1024,)}
         given = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
-        yield {**given, "target": torch.zeros(64).long()}, True
-        yield {**given, "target": torch.zeros(64, 1024, dtype=dtype)}, True
+        yield CONTIGUOUS, {**given, "target": torch.zeros(64).long()}
+        yield CONTIGUOUS, {**given, "target": torch.zeros(64, 1024, dtype=dtype)}
         return
-    fulls = [(512, 1024)] if loss.family is Family.POINTWISE else [(64, 16), (64, 128), (16, 32768)]
-    spatial = (
-        any(operand.domain is Domain.CLASS_INDEX for operand in loss.operands)
-        and loss.kind is not LossKind.MULTI_MARGIN
-    )
-    if spatial:
-        fulls.append((4, 32, 16, 64))
-    for full in fulls:
-        whole = {operand.name: _tensor(loss, operand, full, dtype) for operand in loss.operands}
-        required = {operand.name: whole[operand.name] for operand in loss.operands if not operand.optional}
-        contiguous = len(full) == 2
-        yield required, contiguous
-        if len(whole) > len(required):
-            yield whole, contiguous
-        soft = loss.operands[1]
-        if soft.domain is Domain.CLASS_INDEX and soft.other_domain is not None:
-            yield {**whole, soft.name: torch.zeros(full, dtype=dtype)}, contiguous
+    sizes: list[tuple[str, tuple[int, ...]]]
     if loss.family is Family.POINTWISE:
-        odd = {
-            operand.name: _tensor(loss, operand, (33, 77), dtype) for operand in loss.operands if not operand.optional
-        }
-        yield odd, False
-        last = list(odd)[-1]
-        if loss.kind not in (LossKind.BCE, LossKind.BCE_WITH_LOGITS):
-            yield {**odd, last: odd[last][:, :1] if loss.kind is LossKind.GAUSSIAN_NLL else odd[last][:1]}, False
-        yield {name: tensor.t() for name, tensor in odd.items()}, False
+        sizes = [(CONTIGUOUS, (512, 1024)), ("odd", (33, 77))]
+    else:  # a block of one row, of a few, and of many short ones
+        sizes = [(CONTIGUOUS, (16, 32768)), ("contiguous short", (64, 128)), ("contiguous shortest", (64, 16))]
+        sizes += [("odd", (64, 1000)), ("odd shortest", (64, 2))]
+    if loss.kind in (LossKind.NLL, LossKind.CROSS_ENTROPY):
+        sizes.append(("strided", (4, 32, 16, 64)))
+    for name, size in sizes:
+        whole = {operand.name: _tensor(loss, operand, size, dtype) for operand in loss.operands}
+        required = {operand.name: whole[operand.name] for operand in loss.operands if not operand.optional}
+        target = loss.operands[1]
+        soft = target.domain is Domain.CLASS_INDEX and target.other_domain is not None
+        if name == CONTIGUOUS or soft or len(whole) == len(required):
+            yield name, required
+        if len(whole) > len(required) and (name == CONTIGUOUS or not soft):
+            yield name, whole
+        if soft:
+            yield name, {**whole, target.name: torch.zeros(size, dtype=dtype)}
+    if loss.family is Family.POINTWISE:
+        last = list(required)[-1]
+        if loss.kind is LossKind.GAUSSIAN_NLL:
+            yield "strided", {**required, last: required[last][:, :1]}
+        elif loss.kind in (LossKind.BCE, LossKind.BCE_WITH_LOGITS):  # these do not broadcast
+            yield "strided", {**required, last: required[last].t().contiguous().t()}
+        else:
+            yield "strided", {**required, last: required[last][:1]}
 
 
-def _tensor(loss: Loss, operand: Any, full: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def _tensor(loss: Loss, operand: Operand, full: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if operand.extent is Extent.CLASSES:
         return torch.ones(full[1], dtype=dtype)
     if operand.domain is Domain.CLASS_INDEX:

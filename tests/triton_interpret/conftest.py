@@ -1,4 +1,7 @@
-"""Kernels in Triton's interpreter, in a process of their own: TRITON_INTERPRET=1 python -m pytest tests/triton_interpret"""
+"""Kernels in Triton's interpreter, in a process of their own.
+
+TRITON_INTERPRET=1 python -m pytest tests/triton_interpret
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss import arrays
+from portaloss import arrays, targets_mode
 from portaloss.arrange import Arranged, arrange
 from portaloss.backends import Forward
 from portaloss.backends.cpu import ctc, memory
@@ -19,6 +19,7 @@ from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.backends.cpu.threads import get_num_threads
 from portaloss.backends.cpu.tiles import TILE, Pass
 from portaloss.catalogue import Divisor, Domain, Family
+from portaloss.checks import TargetOutOfRangeError
 from portaloss.divisor import counts, divisor
 from portaloss.kinds import LossReduction
 
@@ -94,7 +95,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def check(plan: Plan, operands: Mapping[str, Any]) -> None:
     """Raise what is wrong with the operands."""
-    _arrange(plan, operands)
+    _Call(plan, operands)
 
 
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
@@ -159,10 +160,6 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
     return gradients
 
 
-def _arrange(plan: Plan, operands: Mapping[str, Any]) -> Arranged:
-    return arrange(plan.loss, dict(plan.options), {name: arrays.to_numpy(value) for name, value in operands.items()})
-
-
 class _Call:
     """One call: the plan, the operands it runs on, and the engine of its family."""
 
@@ -171,13 +168,24 @@ class _Call:
         self._loss = plan.loss
         self._options = dict(plan.options)
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
-        self.arranged = arrange(plan.loss, self._options, self._given)
+        self._lost: Array | None = None  # rows with a target out of range, in the chapter's shape of items
+        try:
+            self.arranged: Arranged = arrange(plan.loss, self._options, self._given)
+        except TargetOutOfRangeError:
+            if targets_mode.mode("raise") == "raise":
+                raise
+            within, lost = targets_mode.set_apart(plan.loss, self._options, self._given)
+            self.arranged = arrange(plan.loss, self._options, within)
+            self._lost = self.arranged.items_view(lost.reshape(self.arranged.items_shape))
 
     def divisor(self) -> float | Array:
         """What the sum is divided by: 1 unless the reduction is mean."""
         if self._plan.reduction is not LossReduction.MEAN:
             return 1.0
-        return divisor(self._loss, self._options, self.arranged)
+        by = divisor(self._loss, self._options, self.arranged)
+        if self._lost is not None and self._loss.divisor is Divisor.CLASS_WEIGHT_SUM and "weight" not in self._given:
+            by += np.count_nonzero(self._lost)  # such a row counts, though it is computed like one that is ignored
+        return by
 
     def scale(self, by: float | Array, upstream: float) -> float | Array:
         """What derivatives are multiplied by: a number, or one for each item."""
@@ -218,7 +226,26 @@ class _Call:
     ) -> Any:
         """Fill ``items`` and ``gradients``; returns the sum of the items, or the items where each has a divisor."""
         with np.errstate(all="ignore"):
-            return self._run(upstream, items, gradients or {}, offsets or {})
+            if self._lost is None:
+                return self._run(upstream, items, gradients or {}, offsets or {})
+            return self._run_without_lost(upstream, items, gradients or {}, self._lost)
+
+    def _run_without_lost(
+        self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array], lost: Array
+    ) -> Any:
+        """As ``_run``, but rows with a target out of range are nan and have a gradient of exactly 0."""
+        if isinstance(upstream, np.ndarray):
+            upstream = np.where(lost, 0, upstream)
+        total = self._run(upstream, items, gradients, {})
+        if items is not None:
+            np.copyto(self.arranged.items_view(items), np.nan, where=lost)
+        if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
+            return float("nan")  # its gradients are sums over the rows; ignored ones add nothing
+        first = self._loss.operands[0].name
+        if first in gradients:
+            rows = lost[None, :, None] if self._loss.family is Family.CTC else lost
+            np.copyto(self.arranged.view(first, gradients[first]), 0, where=rows)
+        return np.where(lost, np.nan, total) if self._loss.family is Family.CTC else float("nan")
 
     def _run(
         self,

@@ -17,7 +17,7 @@ from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 from portaloss.backends.cpu.threads import get_num_threads, parallel
-from portaloss.backends.cpu.tiles import TILE
+from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
 
@@ -160,17 +160,17 @@ class _Call:
         logits = self._logits[: len(x)]
         self._matrix.forward(x, logits)
         size = max(1, TILE // max(1, self._outputs))
-        # the tiles' parts of the class weights' gradient wait to be added in order: so no more than a few at once
-        group = GROUP * size if "weight" in self._wants else len(x)
+        # the tiles' parts of gradients that are sums wait to be added in order: so no more than a few at once
+        group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
         for start in range(0, len(x), group):
-            for partial in _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part)):
-                self._class_sum += partial
+            sums = _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part))
+            for class_sum, bias_sum in sums:
+                self._class_sum += class_sum
+                self._bias_sum += bias_sum
 
         g = logits
         if "linear_weight" in self._wants:
             _accumulate(g, x, self._weight_sum, first=first)
-        if "linear_bias" in self._wants:
-            self._bias_sum += np.add.reduce(g, axis=0)
         if "input" in self._wants:
             gradient = self._gradients["input"][rows]
             if gradient.dtype == self._math:
@@ -179,9 +179,12 @@ class _Call:
                 self._matrix.backward(g, x)  # x has served
                 narrow_into(x, gradient)
 
-    def _run_tile(self, chunk: slice, part: slice) -> Array | float:
-        """Some rows of a chunk: items, g in place of the logits; returns their part of the class weights' gradient."""
-        logits = self._logits[part].reshape(-1, *self._shape)
+    def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float]:
+        """Some rows of a chunk: items, g in place of the logits; returns their part of the class weights' gradient.
+
+        And of the bias's gradient, which is a sum over all rows as well.
+        """
+        logits = self._logits[part].reshape(part.stop - part.start, *self._shape)
         if self._bias is not None:
             logits += self._bias
         rows = slice(chunk.start + part.start, chunk.start + part.stop)
@@ -192,19 +195,22 @@ class _Call:
         )
         self._items[rows] = items[:, 0]
         if not self._wants:
-            return 0.0
+            return 0.0, 0.0
 
         u: Array | float = self._upstream
         if isinstance(u, np.ndarray):
             u = widen(u[rows, None], self._math)
+        class_sum: Array | float = 0.0
+        bias_sum: Array | float = 0.0
         if self._products:
             np.multiply(derivatives["input"], u, out=logits)
+        if "linear_bias" in self._wants:
+            bias_sum = sum_to(self._logits[part], (1, self._outputs))[0]
         if "target" in self._wants:
             narrow_into(derivatives["target"] * u, self._gradients["target"][rows])
         if "weight" in self._wants:
-            partial: Array = (derivatives["weight"] * u).sum(axis=(0, *range(2, logits.ndim)))
-            return partial
-        return 0.0
+            class_sum = (derivatives["weight"] * u).sum(axis=(0, *range(2, logits.ndim)))
+        return class_sum, bias_sum
 
     def _accumulator(self, name: str) -> Array:
         """Where a gradient is added up, (C ..., H): the gradient itself, unless it is too narrow, or BLAS cannot."""

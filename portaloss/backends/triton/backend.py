@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from portaloss import arrays
+from portaloss import arrays, targets_mode
 from portaloss.arrange import Arranged, arrange
 from portaloss.backends import Forward
 from portaloss.backends.triton import ctc, launch, linear_cross_entropy, losses, memory, pointwise, rows
@@ -129,7 +129,14 @@ class _Call:
         self.math = launch.math_dtype(getattr(torch, plan.dtype))
         # shapes and dtypes are checked on stand-ins that hold one number each: the values are not looked at
         self.arranged: Arranged = arrange(plan.loss, self._options, self._stand_ins())
+        if targets_mode.mode("nan") == "raise":  # pay for a sync: the same check as on the CPU, on the same numbers
+            arrange(plan.loss, self._options, {**self._stand_ins(), **self._integers()})
         self._operands = {name: self.arranged.view(name, value) for name, value in self._given.items()}
+
+    def _integers(self) -> dict[str, Any]:
+        """Targets and lengths, on the host."""
+        given = self._given.items()
+        return {name: arrays.to_numpy(value.cpu()) for name, value in given if "int" in dtype_name(value)}
 
     def _stand_ins(self) -> dict[str, Any]:
         stand_ins = {}
@@ -137,6 +144,11 @@ class _Call:
             name_of = dtype_name(value)
             dtype = arrays.bfloat16() if name_of == "bfloat16" else np.dtype(name_of)
             stand_ins[name] = np.broadcast_to(np.zeros((), dtype), tuple(value.shape))
+        if self._loss.family is Family.CTC and stand_ins["targets"].ndim == 1 and stand_ins["log_probs"].ndim == 3:
+            # concatenated labels, whose number must be the sum of the lengths: that of the first, as far as this goes
+            lengths = stand_ins["target_lengths"].astype(np.int64)
+            lengths.reshape(-1)[:1] = stand_ins["targets"].size
+            stand_ins["target_lengths"] = lengths
         return stand_ins
 
     def divisor(self) -> Tensor | float:

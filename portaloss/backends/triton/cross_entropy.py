@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from portaloss.backends.triton.launch import PLAIN
 from portaloss.backends.triton.numerics import exp, exp_difference, log1p, number
 
 
@@ -23,7 +24,7 @@ def _row_offsets(row, inner, s_outer, s_inner):
     return (row // inner) * s_outer + (row % inner) * s_inner
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def cross_entropy_kernel(
     x_ptr,
     target_ptr,

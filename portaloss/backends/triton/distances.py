@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from portaloss.backends.triton.launch import PLAIN
 from portaloss.backends.triton.numerics import maximum, minimum, number, power, sign, step
 from portaloss.backends.triton.rowwise import finish, row_offset, row_upstream
 
@@ -17,7 +18,7 @@ from portaloss.backends.triton.rowwise import finish, row_offset, row_upstream
 EPSILON = tl.constexpr(9.999999960041972e-13)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def cosine_embedding_kernel(
     x_ptr, y_ptr, t_ptr, items_ptr, sums_ptr, gx_ptr, gy_ptr, upstream_ptr, scale_ptr,
     rows, features, inner, x_outer, x_class, x_inner, y_outer, y_class, y_inner, t_outer, t_inner,
@@ -132,7 +133,7 @@ def direction(u, length, NORM: tl.constexpr, P: tl.constexpr):
     return tl.where(u == 0.0, 0.0, sign(u) * (power(tl.abs(u), P) / tl.abs(u)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def triplet_margin_kernel(
     a_ptr, b_ptr, c_ptr, items_ptr, sums_ptr, ga_ptr, gb_ptr, gc_ptr, upstream_ptr, scale_ptr,
     rows, features, inner, a_outer, a_class, a_inner, b_outer, b_class, b_inner, c_outer, c_class, c_inner,

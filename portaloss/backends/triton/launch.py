@@ -61,6 +61,11 @@ if INTERPRET:
     repair_interpreter()
 
 
+#: Arguments of kernels over rows of which the compiler is told nothing but the type: it could not make a load wider by
+#: knowing more, and would compile anew for a batch of one row, an upstream that broadcasts, or another margin.
+PLAIN = ("rows", "up_outer", "up_inner", "ignore_index", "margin_bits", "eps_bits", "smoothing_bits")
+
+
 @dataclass(frozen=True)
 class Axes:
     """Iteration axes for tensors that broadcast together: in memory order, neighbours merged where all allow it."""

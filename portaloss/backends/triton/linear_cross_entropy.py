@@ -67,11 +67,8 @@ def run(
     sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
     stored = memory.empty((count, *extra), items, device) if items is not None else None
     total = torch.zeros((), dtype=torch.float64, device=device)
-    gradients = {
-        name: memory.empty(operands[name].shape, operands[name].dtype, device)
-        for name in ("input", "target")
-        if name in wants
-    }
+    own = [name for name in ("input", "target") if name in wants]
+    gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in own}
     inner = [name for name in ("target", "weight") if name in wants]
     products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
     # the factor of a matrix product is narrowed to 16 bits, so what scales all rows alike is left until after it
@@ -114,7 +111,7 @@ def run(
     for name in sums.sums:
         gradients[name] = sums.finish(name, None if name == "weight" else spared)
     if not arranged.items_shape:
-        gradients.update({name: gradients[name][0] for name in ("input", "target") if name in gradients})
+        gradients.update({name: gradients[name][0] for name in own})
     return (total if stored is None else stored.reshape(arranged.items_shape)), gradients
 
 

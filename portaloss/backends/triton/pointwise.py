@@ -24,6 +24,9 @@ from portaloss.backends.triton.numerics import bits, number
 #: Axes that remain after merging; operands that need more are made contiguous first.
 AXES = 4
 
+#: Values of options: nothing is gained by knowing by what they divide, and each would be compiled anew.
+_OPTIONS = ("option0", "option1")
+
 
 @triton.jit
 def _offset(index, n1, n2, n3, s0, s1, s2, s3, CONTIGUOUS: tl.constexpr):
@@ -39,7 +42,7 @@ def _offset(index, n1, n2, n3, s0, s1, s2, s3, CONTIGUOUS: tl.constexpr):
     return i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_OPTIONS)
 def pointwise_kernel(
     x0_ptr,
     x1_ptr,
@@ -237,13 +240,18 @@ class Pass:
 
 
 def _geometry(axes: Any, tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[bool]]:
-    """Sizes and strides filled up to ``AXES`` axes, and which tensors lie in iteration order without gaps."""
+    """Sizes and strides filled up to ``AXES`` axes, and which tensors lie in iteration order without gaps.
+
+    The kernel asks for no stride of those that do, and for no size where all do. They are 0 then, whatever they are: a
+    stride of 1 would be compiled in, and one kernel become several that are the same.
+    """
     lead = AXES - len(axes.sizes)
     sizes = (1,) * lead + axes.sizes
-    dense = [prod(sizes[i + 1 :]) for i in range(AXES)]
+    without_gaps = [prod(sizes[i + 1 :]) for i in range(AXES)]
     strides = [(0,) * lead + axes.strides(tensor) for tensor in tensors]
     contiguous = [
-        all(size == 1 or stride == expected for size, stride, expected in zip(sizes, each, dense, strict=True))
+        all(size == 1 or stride == expected for size, stride, expected in zip(sizes, each, without_gaps, strict=True))
         for each in strides
     ]
-    return sizes, strides, contiguous
+    strides = [(0,) * AXES if dense else each for each, dense in zip(strides, contiguous, strict=True)]
+    return (0,) * AXES if all(contiguous) else sizes, strides, contiguous

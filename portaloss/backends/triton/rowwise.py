@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from portaloss.backends.triton.launch import PLAIN
 from portaloss.backends.triton.numerics import exp, log1p, number, step
 
 
@@ -41,7 +42,7 @@ def row_upstream(
     return up
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def nll_kernel(
     x_ptr, t_ptr, w_ptr, items_ptr, sums_ptr, gx_ptr, upstream_ptr, scale_ptr,
     rows, classes, inner, x_outer, x_class, x_inner, t_outer, t_inner, up_outer, up_inner, g_outer, g_class, g_inner,
@@ -79,7 +80,7 @@ def hinge(x, lead, margin):
     return z + tl.where(lost == lost, lost, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def multi_margin_kernel(
     x_ptr, t_ptr, w_ptr, items_ptr, sums_ptr, gx_ptr, upstream_ptr, scale_ptr,
     rows, classes, inner, x_outer, x_class, x_inner, t_outer, t_inner, up_outer, up_inner, g_outer, g_class, g_inner,
@@ -135,7 +136,7 @@ def multi_margin_kernel(
             tl.store(gx_ptr + g_row[:, None] + c[None, :] * g_class, slope.to(gx_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def multilabel_margin_kernel(
     x_ptr, t_ptr, wrong_ptr, labels_ptr, items_ptr, sums_ptr, gx_ptr, upstream_ptr, scale_ptr,
     rows, classes, inner, x_outer, x_class, x_inner, t_outer, t_class, t_inner, up_outer, up_inner,
@@ -194,7 +195,7 @@ def multilabel_margin_kernel(
             tl.store(gx_ptr + g_row + y * g_class, slope.to(gx_ptr.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def multilabel_soft_margin_kernel(
     x_ptr, t_ptr, w_ptr, items_ptr, sums_ptr, gx_ptr, gt_ptr, gw_ptr, upstream_ptr, scale_ptr,
     rows, classes, inner, x_outer, x_class, x_inner, t_outer, t_class, t_inner, w_outer, w_class, w_inner,

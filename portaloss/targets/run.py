@@ -1,0 +1,165 @@
+"""Records and compiles in worker processes: this one never imports Triton, whose compiler can end a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+from portaloss.kinds import LossKind
+from portaloss.parity.machine import cores
+from portaloss.targets.chips import CHIPS
+from portaloss.targets.report import Compiled
+
+#: The extra that has what is needed.
+EXTRA = "portaloss[triton]"
+
+#: Shows how many of how many steps are done, as ``portaloss.parity.report.progress`` does.
+Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def missing() -> str | None:
+    """What keeps kernels from being compiled here, or None."""
+    absent = [package for package in ("torch", "triton") if find_spec(package) is None]
+    return f"targets needs {' and '.join(absent)}: pip install '{EXTRA}'" if absent else None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A launch on its way from the process that recorded it to one that compiles it."""
+
+    key: str
+    kernel: str
+    variant: str
+    layout: str
+    kind: str
+    dtype: str
+    chip: str
+    launch: bytes
+
+
+def run(
+    chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], progress: Progress, workers: int = 0
+) -> list[Compiled]:
+    """Compile all that the kinds launch on the chips; a launch that several kinds share only once a chip.
+
+    Args:
+        chips: names in ``CHIPS``.
+        kinds: the kinds.
+        dtypes: names of dtypes.
+        progress: shows how far it is.
+        workers: processes, or 0 for one a core.
+    """
+    workers = workers or cores()
+    recordings = [(chip, dtype, tuple(kinds)) for chip in chips for dtype in dtypes]
+    found: dict[tuple[str, ...], list[Recorded]] = {}
+    with tempfile.TemporaryDirectory(prefix="portaloss-") as folder:
+        with progress(len(recordings), "recording launches") as tick:
+            for (chip, dtype, _), recorded in _each(_record, recordings, workers, folder):
+                if recorded is None:
+                    raise RuntimeError(f"a process ended while it recorded the launches for {chip} in {dtype}")
+                found[chip, dtype] = recorded
+                tick(1)
+        unique: dict[tuple[str, str], Recorded] = {}
+        for chip, dtype, _ in recordings:  # in this order, whichever was done first
+            for one in found[chip, dtype]:
+                unique.setdefault((chip, one.key), one)
+        rows: dict[tuple[str, str], Compiled] = {}
+        with progress(len(unique), "compiling") as tick:
+            for one, row in _each(_compile, unique.values(), workers, folder):
+                rows[one.chip, one.key] = row or _crashed(one)
+                tick(1)
+    return [rows[where] for where in unique]
+
+
+def _crashed(one: Recorded) -> Compiled:
+    return Compiled(
+        one.kernel, one.variant, one.layout, one.kind, one.dtype, one.chip, 0.0,
+        problem="the compiler ended the process it ran in",
+    )  # fmt: skip
+
+
+def _each(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, folder: str
+) -> Iterator[tuple[Task, Result | None]]:
+    """Tasks and their results, in the order in which they are done; None where the task ended its process."""
+    waiting = deque(tasks)
+    while waiting:
+        running: dict[Future[Result], Task] = {}
+        try:
+            with _pool(min(workers, len(waiting)), folder) as pool:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:
+                        running[pool.submit(function, waiting[0])] = waiting[0]
+                        waiting.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield running.pop(future), result
+        except BrokenProcessPool:
+            for task in running.values():  # one of them did it: it will do it again when it is alone
+                try:
+                    with _pool(1, folder) as pool:
+                        alone = pool.submit(function, task).result()
+                except BrokenProcessPool:
+                    yield task, None
+                else:
+                    yield task, alone
+
+
+def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
+    # spawned: a fork would have this process's threads' locks, and TRITON_INTERPRET as it was imported here
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(folder,))
+
+
+# In the workers
+
+
+def _start(folder: str) -> None:
+    """Before Triton is imported: compile instead of interpreting, afresh, one core a process."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_CACHE_DIR"] = str(_cache(folder))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _cache(folder: str) -> Path:
+    return Path(folder) / str(os.getpid())
+
+
+def _record(task: tuple[str, str, tuple[LossKind, ...]]) -> list[Recorded]:
+    from portaloss.targets.record import launches
+
+    chip, dtype, kinds = task
+    return [
+        Recorded(one.key, one.name, one.variant, one.layout, kind.name.lower(), dtype, chip, pickle.dumps(one))
+        for kind in kinds
+        for one in launches(kind, dtype, CHIPS[chip])
+    ]
+
+
+def _compile(one: Recorded) -> Compiled:
+    from portaloss.targets.compiling import compile_launch
+
+    try:
+        return compile_launch(pickle.loads(one.launch), one.kind, one.dtype, CHIPS[one.chip])
+    finally:
+        # ten thousand kernels would be gigabytes
+        shutil.rmtree(os.environ["TRITON_CACHE_DIR"], ignore_errors=True)

@@ -1,0 +1,210 @@
+"""Compiling for GPUs that are not there: what is read from the compiler's output, and what counts as a problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portaloss import cli
+from portaloss.kinds import LossKind
+from portaloss.targets import report, run
+from portaloss.targets.chips import CHIPS, Chip
+from portaloss.targets.report import Compiled
+
+needs_triton = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))
+compiles = pytest.mark.skipif(
+    run.missing() is not None or os.environ.get("TRITON_INTERPRET") == "1",
+    reason=run.missing() or "kernels were imported for the interpreter",
+)
+
+
+def _row(**fields: Any) -> Compiled:
+    known = {"kernel": "k", "variant": "", "layout": "odd", "kind": "mse", "dtype": "float32", "chip": "sm_90"}
+    return Compiled(**{**known, "seconds": 0.5, **fields})
+
+
+# The command
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore")  # what libraries warn of in other processes is not this test's concern
+def test_one_kind_compiles_for_both_vendors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    path = tmp_path / "targets.json"
+    argv = ["targets", "--chip", "sm_90", "--chip", "gfx942", "--kind", "huber", "--dtype", "bfloat16"]
+    code = cli.main([*argv, "--json", str(path)])
+    said, errors = capfd.readouterr()
+    assert code == cli.PASSED, errors
+    rows = json.loads(path.read_text())["rows"]
+    assert said.splitlines()[-1] == f"targets: {len(rows)} passed, 0 failed"
+    assert {row["chip"] for row in rows} == {"sm_90", "gfx942"}
+    assert {row["kernel"] for row in rows} == {"pointwise_kernel", "scale_kernel"}
+    assert all(row["passed"] and row["registers"] > 0 and row["spills"] == 0 for row in rows)
+    # eight numbers of 16 bits are the widest load that there is
+    assert all(row["widest_load"] == 128 for row in rows if row["vector"])
+    # 33 x 77 is odd, so no load of two numbers is known to be aligned, nor one that ends where the mask does
+    assert any(row["widest_load"] == 16 for row in rows if row["layout"] == "odd")
+    # no launch twice
+    keys = [(row["chip"], row["kernel"], row["layout"], row["variant"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_names_that_do_not_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "missing", lambda: None)
+    assert cli.main(["targets", "--chip", "sm_1"]) == cli.USAGE
+    assert "sm_1: there is no such chip; there are: sm_80" in capsys.readouterr().err
+    assert cli.main(["targets", "--kind", "nothing"]) == cli.USAGE
+    assert cli.main(["targets", "--json", "/no/such/folder/f.json"]) == cli.USAGE
+
+
+def test_without_triton(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "triton" else object())
+    assert cli.main(["targets"]) == cli.USAGE
+    assert capsys.readouterr().err == "portaloss: targets needs triton: pip install 'portaloss[triton]'\n"
+
+
+def test_a_problem_is_an_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [_row(), _row(kernel="bad", problem="3 spills")]
+    monkeypatch.setattr(run, "missing", lambda: None)
+    monkeypatch.setattr(run, "run", lambda *args: made)
+    assert cli.main(["targets", "--json", str(tmp_path / "f.json")]) == cli.FAILED
+    said, errors = capsys.readouterr()
+    assert said.splitlines()[-1] == "targets: 1 passed, 1 failed"
+    assert "FAILED sm_90 bad mse float32 (odd: ): 3 spills\n" in errors
+    rows = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert [row["passed"] for row in rows] == [True, False]
+
+
+def test_the_table_shows_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    narrow = {"widest_load": 64, "vector": True, "registers": 10}
+    wide = {"widest_load": 128, "vector": True, "registers": 99, "excuse": "because"}
+    report.print_table([_row(**narrow), _row(**wide), _row(widest_load=16)])
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if "sm_90" in line)
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert cells[:5] == ["sm_90", "k", "3", "0", "99"]
+    assert cells[8] == "64"
+    assert "excused, 1 launches: k, because" in said
+
+
+# Processes
+
+
+def _survives(number: int) -> int:
+    return number
+
+
+def _ends_its_process(number: int) -> int:
+    if number == 3:
+        os._exit(1)
+    return number
+
+
+@needs_triton
+def test_a_task_that_ends_its_process_is_the_only_one_lost(tmp_path: Path) -> None:
+    assert dict(run._each(_survives, range(3), 2, str(tmp_path))) == {0: 0, 1: 1, 2: 2}
+    assert dict(run._each(_ends_its_process, range(6), 2, str(tmp_path))) == {0: 0, 1: 1, 2: 2, 3: None, 4: 4, 5: 5}
+
+
+# What is read, and what is judged
+
+
+if run.missing() is None:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def copy_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+        at = tl.arange(0, BLOCK)
+        tl.store(y_ptr + at, tl.load(x_ptr + at))
+
+    @triton.jit
+    def whole_row_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+        at = tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + at)
+        tl.store(y_ptr + at, x / tl.sum(x))  # every x is kept until the last is read
+
+    @triton.jit
+    def bad_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+        at = tl.arange(0, BLOCK)  # which has to be a power of two
+        tl.store(y_ptr + at, tl.load(x_ptr + at))
+
+
+@pytest.fixture(params=["sm_90", "gfx942"])
+def chip(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chip:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return CHIPS[str(request.param)]
+
+
+def _compile(kernel: Any, block: int, chip: Chip, *, aligned: bool = True) -> Compiled:
+    from portaloss.targets import compiling, record
+
+    signature = {"x_ptr": "*fp32", "y_ptr": "*fp32", "BLOCK": "constexpr"}
+    attributes = {(i,): [["tt.divisibility", 16]] for i in range(2)} if aligned else {}
+    launch = record.Launch(kernel, signature, {(2,): block}, attributes, {"num_warps": 4}, record.CONTIGUOUS)
+    return compiling.compile_launch(launch, "mse", "float32", chip)
+
+
+@compiles
+def test_a_good_kernel(chip: Chip) -> None:
+    row = _compile(copy_kernel, 2048, chip)
+    assert not row.problem
+    assert (row.kernel, row.variant, row.num_warps) == ("copy_kernel", "BLOCK=2048", 4)
+    assert (row.widest_load, row.spills, row.stack, row.shared) == (128, 0, 0, 0)
+    assert 4 <= row.registers <= 64  # a thread holds 16 numbers, or 8 where a warp has 64 lanes, and two pointers
+    assert not row.matrix
+
+
+@compiles
+def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> None:
+    from portaloss.targets import compiling
+
+    row = _compile(copy_kernel, 2048, chip, aligned=False)
+    assert (row.problem, row.widest_load) == ("widest load is 32 bits", 32)
+    monkeypatch.setattr(compiling, "NARROW_LOADS", {"copy_kernel": "it is a test"})
+    row = _compile(copy_kernel, 2048, chip, aligned=False)
+    assert (row.problem, row.excuse) == ("", "it is a test")
+
+
+@compiles
+def test_spills_are_reported(chip: Chip) -> None:
+    # 1024 numbers a thread, where the most registers that a thread has are 255 on NVIDIA and 512 on AMD
+    row = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
+    assert row.spills >= 512
+    assert row.stack >= 2048
+    assert row.problem == f"{row.spills} spills"
+
+
+@compiles
+def test_too_much_shared_memory_is_reported(chip: Chip) -> None:
+    row = _compile(whole_row_kernel, 2048, dataclasses.replace(chip, shared=8))
+    assert row.shared >= 16  # a partial sum a warp
+    assert row.problem == f"{row.shared} bytes of shared memory, at most 8"
+
+
+@compiles
+def test_an_error_is_reported(chip: Chip) -> None:
+    row = _compile(bad_kernel, 24, chip)
+    assert "arange's range must be a power of 2" in row.problem
+
+
+@compiles
+def test_every_kind_is_recorded_in_every_pass() -> None:
+    from portaloss.targets.record import launches
+
+    for kind in LossKind:
+        found = launches(kind, "bfloat16", CHIPS["gfx1100"])
+        variants = " ".join(one.variant for one in found)
+        assert "UPSTREAM" in variants or kind is LossKind.CTC, kind
+        assert "ITEMS" in variants or kind is LossKind.CTC, kind
+        assert {one.layout for one in found} >= {"contiguous"}
+        keys = [one.key for one in found]
+        assert len(set(keys)) == len(keys)
