@@ -1,4 +1,4 @@
-"""``python -m portaloss``: what is here (``info``), and does it compute (``parity``) and compile (``targets``) right."""
+"""``python -m portaloss``: what is here (``info``), and does it compute (``parity``) and compile (``targets``)."""
 
 from __future__ import annotations
 

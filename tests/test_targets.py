@@ -176,7 +176,7 @@ def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) 
 
 @compiles
 def test_spills_are_reported(chip: Chip) -> None:
-    # 1024 numbers a thread, where the most registers that a thread has are 255 on NVIDIA and 512 on AMD
+    # 1024 numbers a thread, where the most registers that a thread has are 255 on NVIDIA and 512 on AMD; 4 bytes each
     row = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
     assert row.spills >= 512
     assert row.stack >= 2048

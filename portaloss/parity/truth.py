@@ -254,6 +254,9 @@ def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any
 
 def _product(a: Array, b: Array) -> Array:
     """A matrix product, 64 terms of its sums at a time: BLAS adds up one after another, and loses digits on the way."""
+    if len(b) <= 64:
+        product: Array = a @ b
+        return product
     total = np.zeros((len(a), b.shape[1]), _WIDE)
     for start in range(0, len(b), 64):
         total += a[:, start : start + 64] @ b[start : start + 64]

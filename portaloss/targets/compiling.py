@@ -21,9 +21,12 @@ from portaloss.targets.report import Compiled
 #: Kernels that have no load to widen, and why.
 NARROW_LOADS: Mapping[str, str] = {
     "nll_kernel": "it gathers one element a row",
-    "walk_kernel": "labels gather their classes; states are read two float64 at a time",
+    "walk_kernel": "labels gather their classes",
     "posterior_kernel": "labels gather their classes",
 }
+
+#: AMD only, where masks and addresses that all lanes share have registers of their own, about 100.
+SCALAR_SPILLS = "scalar registers are kept in lanes of vector registers: no memory is touched"
 
 #: The narrowest load that counts as a vector load, in bits: half of the widest, since a program that reads 16-bit
 #: operands and writes 32-bit results is laid out for the results.
@@ -45,21 +48,25 @@ def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compile
     seconds = time.perf_counter() - start
     read = _read_nvidia(compiled.asm) if chip.backend == "cuda" else _read_amd(compiled.asm)
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
-    problems = []
+    problems, excuses = [], []
     if read["spills"]:
         problems.append(f"{read['spills']} spills")
+    if read["scalar_spills"] and read["stack"] and not read["spills"]:
+        problems.append(f"{read['scalar_spills']} spills of scalar registers, to memory")
+    elif read["scalar_spills"]:
+        excuses.append(SCALAR_SPILLS)
     if shared > chip.shared:
         problems.append(f"{shared} bytes of shared memory, at most {chip.shared}")
     if warps * chip.lanes > 1024:
         problems.append(f"{warps} warps of {chip.lanes} threads are more than 1024 threads")
-    excuse = ""
     if launch.contiguous and read["widest_load"] < VECTOR:
-        excuse = NARROW_LOADS.get(launch.name, "")
-        if not excuse:
+        if launch.name in NARROW_LOADS:
+            excuses.append(NARROW_LOADS[launch.name])
+        else:
             problems.append(f"widest load is {read['widest_load']} bits")
     return Compiled(
         **about, seconds=seconds, shared=shared, shared_limit=chip.shared, num_warps=warps,
-        problem="; ".join(problems), excuse=excuse, **read,
+        problem="; ".join(problems), excuse="; ".join(excuses), **read,
     )  # fmt: skip
 
 
@@ -75,7 +82,8 @@ def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, Any]:
     loads = re.findall(r"ld\.global(?:\.[a-zA-Z_0-9:]+)*?(?:\.v(\d))?\.[bus](\d+)", ptx)
     return {
         "registers": numbers["REG"],
-        "spills": numbers["LOCAL"],
+        "spills": (numbers["STACK"] + numbers["LOCAL"]) // 4,  # nothing else in a kernel needs a stack
+        "scalar_spills": 0,
         "stack": numbers["STACK"],
         "widest_load": max((int(vector or 1) * int(width) for vector, width in loads), default=0),
         "matrix": bool(re.search(r"\b(wgmma|tcgen05|mma\.sync)", ptx)),
@@ -94,7 +102,8 @@ def _read_amd(asm: Mapping[str, str | bytes]) -> dict[str, Any]:
     ]
     return {
         "registers": number("vgpr_count"),
-        "spills": number("vgpr_spill_count") + number("sgpr_spill_count"),
+        "spills": number("vgpr_spill_count"),
+        "scalar_spills": number("sgpr_spill_count"),
         "stack": number("private_segment_fixed_size"),
         "widest_load": max(widths, default=0),
         "matrix": bool(re.search(r"\bv_(mfma|wmma)", code)),

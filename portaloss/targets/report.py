@@ -28,7 +28,8 @@ class Compiled:
     chip: str
     seconds: float
     registers: int = 0  #: of a thread
-    spills: int = 0
+    spills: int = 0  #: registers that are kept in memory
+    scalar_spills: int = 0  #: AMD's scalar registers that are kept elsewhere
     stack: int = 0  #: bytes of a thread
     shared: int = 0  #: bytes of a program
     shared_limit: int = 0
@@ -59,17 +60,7 @@ def print_table(rows: Sequence[Compiled], *, file: Any = None) -> None:
     table = Table(title="the worst of each kernel's launches", title_justify="left")
     table.add_column("chip", no_wrap=True)
     table.add_column("kernel", no_wrap=True)
-    for name in (
-        "launches",
-        "failed",
-        "registers",
-        "spills",
-        "stack",
-        "shared\nKiB",
-        "load\nbits",
-        "matrix",
-        "seconds",
-    ):
+    for name in "launches", "failed", "registers", "spills", "stack", "shared\nKiB", "load\nbits", "matrix", "seconds":
         table.add_column(name, justify="right")
     groups: dict[tuple[str, str], list[Compiled]] = {}
     chips = list(dict.fromkeys(row.chip for row in rows))
@@ -104,8 +95,8 @@ def excuses(rows: Sequence[Compiled]) -> Mapping[str, int]:
     """What was excused, and how many launches."""
     counts: dict[str, int] = {}
     for row in rows:
-        if row.excuse:
-            text = f"{row.kernel}, {row.excuse}"
+        for excuse in filter(None, row.excuse.split("; ")):
+            text = f"{row.kernel}, {excuse}"
             counts[text] = counts.get(text, 0) + 1
     return counts
 

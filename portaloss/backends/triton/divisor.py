@@ -17,7 +17,7 @@ def divisor(
 ) -> torch.Tensor | float:
     """A float64 scalar on the device where the divisor depends on data, else a number; for CTC one for each item."""
     if loss.divisor is Divisor.TARGET_LENGTHS:
-        lengths = operands["target_lengths"]
+        lengths = operands["target_lengths"].reshape(-1).to(operands["log_probs"].device)  # an unbatched one is 0-D
         return lengths.clamp(min=1).double() * len(lengths)
     if loss.divisor is Divisor.WEIGHT_SUM and "weight" in operands:
         return operands["weight"].sum(dtype=torch.float64)
