@@ -1,6 +1,6 @@
 """What there is to do here. ``nox -s NAME`` does it, with all set-up; what follows ``--`` is passed on.
 
-torch is large, so parity, tests, types and bench share one environment, ``.nox/work-3.X``, made the first time and
+torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``, made the first time and
 brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
@@ -91,6 +91,13 @@ def bench(session: nox.Session) -> None:
     """Forward and backward beside PyTorch's on the CPU: benchmarks/quick.py."""
     python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[torch]")
     session.run(python, "benchmarks/quick.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def targets(session: nox.Session) -> None:
+    """Every Triton kernel for every GPU, with none at hand: python -m portaloss targets."""
+    python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[triton,parity]")
+    session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
 # How it is done

@@ -139,10 +139,10 @@ def _labels(options: Mapping[str, Any], operands: Mapping[str, Array]) -> _Repla
     outside = _outside(targets, log_probs.shape[-1])
     if targets.ndim == 1 and log_probs.ndim == 3:  # all samples' labels, one after another
         owner = np.repeat(np.arange(len(lengths)), lengths)
-        lost: Array = np.bincount(owner[outside], minlength=len(lengths)) > 0
+        lost: Array = np.bincount(owner[outside], minlength=len(lengths)).astype(bool)
     else:
         rows = outside.reshape(len(lengths), -1)
-        lost = (rows & (np.arange(rows.shape[1]) < lengths[:, None])).any(1)
+        lost = np.asarray((rows & (np.arange(rows.shape[1]) < lengths[:, None])).any(1))
     return "targets", np.where(outside, 0, targets), lost
 
 

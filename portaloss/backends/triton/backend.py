@@ -40,6 +40,29 @@ def architecture() -> str:
     return "interpreter" if launch.INTERPRET else torch.cuda.get_device_name()
 
 
+def device() -> str:
+    """The GPU's name; parity reports it."""
+    return architecture()
+
+
+def place(operands: Mapping[str, Any]) -> dict[str, Tensor]:
+    """NumPy arrays as tensors on the GPU, for parity: of the same strides, gaps and repetitions included."""
+    return {name: _place(np.asarray(array)) for name, array in operands.items()}
+
+
+def _place(array: np.ndarray[Any, Any]) -> Tensor:
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch has no negative strides
+    tensor: Tensor = arrays.like(array, arrays.TORCH)
+    if launch.INTERPRET:
+        return tensor
+    if not tensor.numel():
+        return tensor.cuda()
+    # .cuda() alone would close the gaps
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((span,), (1,)).cuda().as_strided(tensor.shape, tensor.stride(), 0)
+
+
 def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
     """Tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
     del plan
@@ -87,7 +110,7 @@ def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> 
     early = () if any(call.depends_on_total(name) for name in wants) else tuple(wants)
     total, gradients = call.run(wants=early, scale=call.scale(by, 1.0))
     value = call.reduce(total, by).to(dtype)
-    scalable = all(gradient.dtype is not torch.float16 for gradient in gradients.values())
+    scalable = all(gradient.element_size() >= 4 for gradient in gradients.values())
     return Forward(value, gradients if early else None, scalable)
 
 
@@ -110,7 +133,7 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
 
 
 def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
-    """In place, by a kernel that returns at once where upstream is 1. Not for float16, which underflows."""
+    """In place, by a kernel that returns at once where upstream is 1. Not in 16 bits, which are rounded already."""
     if early.gradients is None or not early.scalable:
         return None
     for gradient in early.gradients.values():

@@ -66,26 +66,36 @@ def exp_difference(x, y):
 
 
 @triton.jit
+def atanh_series(s, TERMS: tl.constexpr):
+    """2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), to one unit in the last place where TERMS suffice for s."""
+    square = s * s
+    tail = square * 0.0 + 1.0 / (2 * TERMS + 1)
+    for k in tl.static_range(TERMS - 1):
+        tail = tail * square + 1.0 / (2 * (TERMS - 1 - k) + 1)
+    return 2.0 * s + 2.0 * s * (square * tail)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
-    u = 1 + x is rounded; log(u) * x / (u - 1) takes the rounding out again, since u - 1 is exact and log is smooth.
-    Where u is 1, the answer is x itself; where x is inf, x / (u - 1) would be nan.
+    Up to 1/2, 2 atanh(x / (2 + x)) is a short series of positive terms. Beyond, log(1 + x) is far from 0, and what
+    rounding takes from 1 + x is a small part of it, given back as a derivative.
     """
+    TERMS: tl.constexpr = 13 if x.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
+    small = x <= 0.5
+    near = tl.where(small, x, 0.0)
     u = 1.0 + x
-    d = u - 1.0
-    exact = (d == 0.0) | (u == float("inf"))
-    ratio = tl.where(exact | (x > 2.0), 1.0, x / tl.where(exact, 1.0, d))  # beyond 2 the rounding of u is no matter
-    return tl.where(d == 0.0, x, tl.log(u) * ratio)
+    lost = (x - (u - 1.0)) / u
+    far = tl.log(u) + tl.where(lost == lost, lost, 0.0)
+    return tl.where(small, atanh_series(near / (2.0 + near), TERMS), far)
 
 
 @triton.jit
 def log1p_negated(x):
-    """-log(1 - x) for 0 <= x <= 1/2, by the same means."""
-    u = 1.0 - x
-    d = 1.0 - u
-    exact = d == 0.0
-    return tl.where(exact, x, -tl.log(u) * (x / tl.where(exact, 1.0, d)))
+    """-log(1 - x) for 0 <= x <= 1/2: 2 atanh(x / (2 - x))."""
+    TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 8  # (1/3)^(2 TERMS) is below half a unit
+    return atanh_series(x / (2.0 - x), TERMS)
 
 
 @triton.jit

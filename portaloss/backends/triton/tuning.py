@@ -57,21 +57,26 @@ class RowLaunch:
 def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret: bool) -> RowLaunch:
     """Rows and classes of a block.
 
-    Contiguous classes: whole short rows, several to a program, or long rows in pieces that keep 16 bytes a thread in
-    flight. Strided classes (K-dimensional logits): neighbouring rows are neighbours in memory, so a block is wide in
-    rows, and narrow in classes.
+    Contiguous classes: whole short rows, several to a program, or long rows in pieces that keep 16 bytes or more a
+    thread in flight. Strided classes (K-dimensional logits): neighbouring rows are neighbours in memory, so a block is
+    wide in rows, and narrow in classes.
+
+    Each element costs a thread the registers of half a dozen intermediate values, and each row those of its 64-bit
+    offsets and running values. With twice the elements in float64, or in strided blocks, or with several rows a thread,
+    they do not fit: gfx942 and sm_90 then keep tens of them in memory. Nor do they in a program of 1024 threads, which
+    on NVIDIA has 64 registers for each: 512 is the most.
     """
     whole = 1 << max(0, (classes - 1).bit_length())
     if interpret:
         block = min(whole, 1 << 15)
         return RowLaunch(max(1, (1 << 15) // block), block, 1)
     if not contiguous:
-        return RowLaunch(128, min(whole, 16), warps(128, lanes))
+        return RowLaunch(128, min(whole, 8), warps(256, lanes))
+    each = 8 if itemsize <= 4 else 4
     if whole <= 512:
-        return RowLaunch(max(1, 2048 // whole), whole, warps(128, lanes))
-    widest = 8192 if itemsize <= 2 else 4096 if itemsize == 4 else 2048
-    block = min(whole, widest)
-    return RowLaunch(1, block, warps(block // 8, lanes))
+        return RowLaunch(min(256, 256 * each // whole), whole, warps(256, lanes))
+    block = min(whole, 512 * each)
+    return RowLaunch(1, block, warps(block // each, lanes))
 
 
 def gather(lanes: int, *, interpret: bool) -> RowLaunch:
