@@ -1,7 +1,7 @@
 """What there is to do here. ``nox -s NAME`` does it, with all set-up; what follows ``--`` is passed on.
 
-torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``, made the first time and
-brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
+torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``, made the first time
+and brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
 from __future__ import annotations
