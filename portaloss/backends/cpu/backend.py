@@ -285,16 +285,15 @@ class _Call:
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
         from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without
 
-        results, computed = linear_cross_entropy.compute(
+        results, _ = linear_cross_entropy.compute(
             self.arranged.operands,
             ignore_index=self._options["ignore_index"],
             label_smoothing=self._options["label_smoothing"],
             upstream=upstream if gradients else None,
             wants=tuple(gradients),
             max_memory=linear_cross_entropy.MAX_MEMORY,
+            gradients={name: self.arranged.view(name, gradient) for name, gradient in gradients.items()},
         )
-        for name, gradient in gradients.items():
-            np.copyto(self.arranged.view(name, gradient), computed[name])
         if items is not None:
             narrow_into(results, self.arranged.items_view(items))
         return float(np.add.reduce(results, axis=None, dtype=np.float64))
