@@ -188,7 +188,7 @@ _Arguments = tuple[Any, Sequence[Any], dict[str, Any]]
 def _nll(call: _Call) -> _Arguments:
     weight = call.operands.get("weight")
     arguments = [
-        call.any, call.each_row["target"], call.any if weight is None else weight.reshape(-1).contiguous().contiguous(),
+        call.any, call.each_row["target"], call.any if weight is None else weight.reshape(-1).contiguous(),
         *call.outputs("input"), *call.sizes, *call.strides("input", "target"), *call.tail(),
     ]  # fmt: skip
     flags = {"WEIGHT": weight is not None, "WANT": "input" in call.wanted.gradients}
@@ -206,7 +206,7 @@ def _cross_entropy(call: _Call) -> _Arguments:
     _, classes, inner = call.sizes
     up = (0, 0) if call.upstream is None else _row_strides(call.upstream)
     arguments = [
-        call.any, target, call.any if weight is None else weight.reshape(-1).contiguous().contiguous(),
+        call.any, target, call.any if weight is None else weight.reshape(-1).contiguous(),
         *call.outputs("input", "target", "weight"),
         bits(float(call.options["label_smoothing"])), call.options["ignore_index"], *call.sizes,
         *call.strides("input"), *target.stride(), classes * inner, inner, 1, *up,
