@@ -226,7 +226,8 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
     for name in given or ():
         if name not in known:
             raise UsageError(f"{flag} {name}: there is no such backend; there are: {', '.join(known)}")
-    return list(dict.fromkeys(given)) if given else list(known)
+    # the interpreter is for people who work on kernels: it takes many minutes, and says nothing of this machine
+    return list(dict.fromkeys(given)) if given else [name for name in known if name != "triton-interpret"]
 
 
 def _kinds(given: Sequence[str] | None) -> list[LossKind]:

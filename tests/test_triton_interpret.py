@@ -1,4 +1,4 @@
-"""The tests of tests/triton_interpret, in the process of their own that Triton's interpreter needs."""
+"""The tests of tests/triton_interpret, in the processes of their own that Triton's interpreter needs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,36 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FILES = sorted(path.name for path in (ROOT / "tests" / "triton_interpret").glob("test_*.py"))
+
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process interprets already"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+]
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process interprets already")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_the_interpreter_lane():
-    pytest.importorskip("torch", reason="torch is not installed")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/triton_interpret", "-q", "-p", "no:cacheprovider"],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None
-    assert int(passed[1]) > 300, done.stdout[-1000:]  # they were not just skipped
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """One a file, all at once: most of the time goes into Python, of which a process uses one core."""
+    folder = tmp_path_factory.mktemp("interpret")
+    started = {}
+    for name in FILES:
+        command = [sys.executable, "-m", "pytest", f"tests/triton_interpret/{name}", "-q", "-p", "no:cacheprovider"]
+        with (folder / name).open("w") as said:
+            started[name] = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, stdout=said, stderr=subprocess.STDOUT
+            )
+    yield lambda name: (started[name].wait(), (folder / name).read_text())
+    for process in started.values():
+        if process.poll() is None:  # the tests were interrupted
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_in_the_interpreter(name, processes):
+    code, said = processes(name)
+    assert code == 0, said[-10000:]
+    passed = re.search(r"(\d+) passed", said)
+    assert passed is not None, said  # skipped tests alone are no success

@@ -197,7 +197,7 @@ def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, t
     """
     if loss.family is Family.CTC:
         lengths = {"input_lengths": torch.full((8,), 64), "target_lengths": torch.full((8,), 20)}
-        for name, classes, labels in ((CONTIGUOUS, 128, 20), ("contiguous wide", 8192, 600), ("odd", 29, 5)):
+        for name, classes, labels in ((CONTIGUOUS, 1024, 20), ("contiguous long", 1024, 600), ("odd", 29, 5)):
             log_probs = torch.zeros(64, 8, classes, dtype=dtype)
             yield name, {"log_probs": log_probs, "targets": torch.ones(8, labels).long(), **lengths}
         return

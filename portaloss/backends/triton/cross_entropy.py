@@ -198,7 +198,8 @@ def cross_entropy_kernel(
                     at_own = tl.where(rest < own, likely, unlikely)
                     at_own = tl.where(broken, float("nan"), at_own)
                     slope = tl.where(is_own, at_own[:, None], slope)
-                    slope = tl.where(valid[:, None], slope * up[:, None], 0.0)
+                    ignored = tl.where(counted[:, None], 0.0, p * 0.0)  # as PyTorch: nan where p is
+                    slope = tl.where(valid[:, None], slope * up[:, None], ignored)
                 if SOFT:
                     slope = slope * up[:, None]
                 gx = gx_ptr + g_row[:, None] + c64 * g_class

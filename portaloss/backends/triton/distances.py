@@ -22,11 +22,14 @@ EPSILON = tl.constexpr(9.999999960041972e-13)
 def cosine_embedding_kernel(
     x_ptr, y_ptr, t_ptr, items_ptr, sums_ptr, gx_ptr, gy_ptr, upstream_ptr, scale_ptr,
     rows, features, inner, x_outer, x_class, x_inner, y_outer, y_class, y_inner, t_outer, t_inner,
-    up_outer, up_inner, g_outer, g_class, g_inner, margin_bits,
+    up_outer, up_inner, g_outer, g_class, g_inner, margin_bits, x_features, y_features,
     ITEMS: tl.constexpr, SUMS: tl.constexpr, WANT_X: tl.constexpr, WANT_Y: tl.constexpr, UPSTREAM: tl.constexpr,
     MATH: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """1 - cos for target 1, max(0, cos - margin) for -1, 0 for any other."""
+    """1 - cos for target 1, max(0, cos - margin) for -1, 0 for any other.
+
+    A vector of one feature that broadcasts to many has the square of that one feature, as in PyTorch.
+    """
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
@@ -41,8 +44,8 @@ def cosine_embedding_kernel(
         inside = in_rows[:, None] & (d < features)
         x = tl.load(x_ptr + x_row[:, None] + d * x_class, mask=inside, other=0).to(MATH)
         y = tl.load(y_ptr + y_row[:, None] + d * y_class, mask=inside, other=0).to(MATH)
-        xx += x * x
-        yy += y * y
+        xx += tl.where(d < x_features, x * x, 0.0)
+        yy += tl.where(d < y_features, y * y, 0.0)
         xy += x * y
     square_x = tl.sum(xx, axis=1) + EPSILON
     square_y = tl.sum(yy, axis=1) + EPSILON
@@ -59,8 +62,8 @@ def cosine_embedding_kernel(
         up = row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH)
         slope = (step(different & (cosine >= margin), cosine) - step(similar, cosine)) * up
         across = (slope / (length_x * length_y))[:, None]
-        along_x = (slope * cosine * (length_y / length_y) / square_x)[:, None]
-        along_y = (slope * cosine * (length_x / length_x) / square_y)[:, None]
+        along_x = (slope * cosine * (length_y / length_y) / square_x)[:, None] * x_features / features
+        along_y = (slope * cosine * (length_x / length_x) / square_y)[:, None] * y_features / features
         g_row = row_offset(row, inner, g_outer, g_inner)
         for start in range(0, features, CLASSES):
             d = (start + tl.arange(0, CLASSES)).to(tl.int64)[None, :]

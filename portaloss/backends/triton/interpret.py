@@ -35,6 +35,10 @@ __all__ = [
 
 refuses = backend.refuses
 
+#: Parity's larger samples would take hours: the interpreter runs programs one after another, in Python. What they are
+#: for, several blocks and the tail of the last, blocks of few elements show as well (``tuning``).
+LARGEST_SAMPLE = 20_000
+
 
 def unavailable() -> str | None:
     """None in a process that interprets."""

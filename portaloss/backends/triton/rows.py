@@ -262,7 +262,7 @@ def _cosine_embedding(call: _Call) -> _Arguments:
     arguments = [
         call.spanning["input1"], call.spanning["input2"], call.each_row["target"],
         *call.outputs("input1", "input2"), *call.sizes, *call.strides("input1", "input2", "target"), *call.tail(),
-        bits(float(call.options["margin"])),
+        bits(float(call.options["margin"])), *(call.operands[name].shape[1] for name in ("input1", "input2")),
     ]  # fmt: skip
     return cosine_embedding_kernel, arguments, {"WANT_X": "input1" in wants, "WANT_Y": "input2" in wants}
 

@@ -41,7 +41,7 @@ def warps(threads: int, lanes: int) -> int:
 def pointwise(itemsize: int, lanes: int, *, interpret: bool) -> Launch:
     """A program of 256 threads moves 16 bytes a thread and operand at a time: the widest load there is."""
     if interpret:
-        return Launch(1 << 16, 1)  # the interpreter's time goes into calls, so it gets few and large ones
+        return Launch(1 << 12, 1)  # few and large calls, for in calls its time goes; and yet several in parity's samples
     return Launch(256 * max(4, 16 // itemsize), warps(256, lanes))
 
 
@@ -68,8 +68,8 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
     """
     whole = 1 << max(0, (classes - 1).bit_length())
     if interpret:
-        block = min(whole, 1 << 15)
-        return RowLaunch(max(1, (1 << 15) // block), block, 1)
+        block = min(whole, 256)
+        return RowLaunch((1 << 12) // block, block, 1)
     if not contiguous:
         return RowLaunch(128, min(whole, 8), warps(256, lanes))
     each = 8 if itemsize <= 4 else 4
@@ -81,4 +81,4 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
 
 def gather(lanes: int, *, interpret: bool) -> RowLaunch:
     """One row a thread: 64-bit offsets for more would not fit the registers of a thread."""
-    return RowLaunch(1 << 15 if interpret else 256, 1, warps(256, lanes))
+    return RowLaunch(1 << 10 if interpret else 256, 1, warps(256, lanes))
