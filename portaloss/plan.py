@@ -220,9 +220,9 @@ def check_option(loss: Loss, name: str, value: Any) -> None:
             raise TypeError(f"{loss.function}: {name} must be a bool, got {value!r}")
         return
     if isinstance(default, int) and name != "p":
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise TypeError(f"{loss.function}: {name} must be an int, got {value!r}")
-    elif not isinstance(value, numbers.Real) or isinstance(value, bool):
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{loss.function}: {name} must be a number, got {value!r}")
     if name == "beta" and value < 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta; got {value}")

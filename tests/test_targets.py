@@ -43,7 +43,7 @@ def test_one_kind_compiles_for_both_vendors(tmp_path: Path, capfd: pytest.Captur
     rows = json.loads(path.read_text())["rows"]
     assert said.splitlines()[-1] == f"targets: {len(rows)} passed, 0 failed"
     assert {row["chip"] for row in rows} == {"sm_90", "gfx942"}
-    assert {row["kernel"] for row in rows} == {"pointwise_kernel", "scale_kernel"}
+    assert {row["kernel"] for row in rows} == {"pointwise_kernel"}  # 16-bit gradients are not rescaled
     assert all(row["passed"] and row["registers"] > 0 and row["spills"] == 0 for row in rows)
     # eight numbers of 16 bits are the widest load that there is
     assert all(row["widest_load"] == 128 for row in rows if row["vector"])

@@ -41,7 +41,7 @@ def warps(threads: int, lanes: int) -> int:
 def pointwise(itemsize: int, lanes: int, *, interpret: bool) -> Launch:
     """A program of 256 threads moves 16 bytes a thread and operand at a time: the widest load there is."""
     if interpret:
-        return Launch(1 << 12, 1)  # few and large calls, for in calls its time goes; and yet several in parity's samples
+        return Launch(1 << 12, 1)  # few calls, for in calls its time goes; and yet several in parity's samples
     return Launch(256 * max(4, 16 // itemsize), warps(256, lanes))
 
 
