@@ -28,12 +28,14 @@ NARROW_LOADS: Mapping[str, str] = {
 #: AMD only, where masks and addresses that all lanes share have registers of their own, about 100.
 SCALAR_SPILLS = "scalar registers are kept in lanes of vector registers: no memory is touched"
 
-#: NVIDIA only: ptxas weighs a value on the stack against room for more programs, and there are registers left.
-ONE_VALUE = "ptxas keeps one value of a thread on the stack, so that more programs fit a multiprocessor"
+#: NVIDIA only: ptxas weighs values on the stack against room for more programs, and there are registers left.
+FEW_VALUES = "ptxas keeps a few values of a thread on the stack, so that more programs fit a multiprocessor"
 
-#: The narrowest load that counts as a vector load, in bits: half of the widest, since a program that reads 16-bit
-#: operands and writes 32-bit results is laid out for the results.
-VECTOR = 64
+#: How many bytes those are, at most.
+FEW = 32
+
+#: The narrowest load that counts as a vector load, in bits. 64 would not do: one int64 is as wide.
+VECTOR = 128
 
 
 def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compiled:
@@ -52,12 +54,9 @@ def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compile
     read = _read_nvidia(compiled.asm) if chip.backend == "cuda" else _read_amd(compiled.asm)
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
     problems, excuses = [], []
-    if (
-        chip.backend == "cuda"
-        and 0 < read["stack"] <= 8
-        and read["registers"] < min(255, 65536 // (warps * chip.lanes))
-    ):
-        excuses.append(ONE_VALUE)
+    most = min(255, 65536 // (warps * chip.lanes))
+    if chip.backend == "cuda" and 0 < read["stack"] <= FEW and read["registers"] < most:
+        excuses.append(FEW_VALUES)
     elif read["spills"]:
         problems.append(f"{read['spills']} spills")
     if read["scalar_spills"] and read["stack"] and not read["spills"]:

@@ -152,9 +152,10 @@ def multilabel_margin_kernel(
     row = tl.program_id(0).to(tl.int64) + tl.zeros([ROWS], tl.int64)
     program = tl.program_id(0).to(tl.int64)
     in_rows = row < rows
-    x_row = tl.sum(row_offset(row, inner, x_outer, x_inner))
-    t_row = tl.sum(row_offset(row, inner, t_outer, t_inner))
-    g_row = tl.sum(row_offset(row, inner, g_outer, g_inner))
+    # of the scalar, not of the vector of one: summed up, it would lose what is known of its alignment
+    x_row = row_offset(program, inner, x_outer, x_inner)
+    t_row = row_offset(program, inner, t_outer, t_inner)
+    g_row = row_offset(program, inner, g_outer, g_inner)
     labels = tl.load(labels_ptr + program)
     up = tl.sum(row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH))
     loss = tl.zeros([CLASSES], MATH)
