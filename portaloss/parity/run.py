@@ -209,7 +209,10 @@ def _early(plan: Plan, operands: dict[str, Any], upstream: Any, wants: tuple[str
     early = plan.forward_with_gradients(operands, wants)
     if early.gradients is None:
         return {}
-    results = {name + _EARLY: gradient + 0 for name, gradient in early.gradients.items()}  # a copy, in either library
+    results = {
+        name + _EARLY: gradient.clone() if arrays.is_tensor(gradient) else gradient.copy()
+        for name, gradient in early.gradients.items()
+    }
     rescaled = plan.rescale(early, upstream)
     return results | {name + _RESCALED: gradient for name, gradient in (rescaled or {}).items()}
 

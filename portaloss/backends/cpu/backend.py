@@ -155,8 +155,9 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
         return gradients
     if not early.scalable:
         return None
-    for name in gradients:
-        gradients[name] *= factor  # in place but for NumPy's scalars, which cannot change
+    for name, gradient in gradients.items():
+        # in place but for NumPy's scalars, which cannot change, and which NumPy 1 would make float64 by a Python float
+        gradients[name] *= factor if arrays.is_tensor(gradient) else gradient.dtype.type(factor)
     return gradients
 
 
