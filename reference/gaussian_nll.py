@@ -42,6 +42,8 @@ For v < 1, log v and e²/v have opposite signs, and 1/v and z² always do: both 
 ``magnitudes`` measures them. The logarithm is that of the chapter on KL divergence: NumPy's own in float32 is off by
 up to 4 units in the last place for variances near 1, where they often are.
 
+In float32, ∂ℓ/∂v is six roundings in a row and one for the upstream gradient: 4.7 units in the last place at worst.
+
 Source: David A. Nix and Andreas S. Weigend, "Estimating the Mean and Variance of the Target Probability Distribution",
 IEEE International Conference on Neural Networks (1994); ``torch.nn.functional.gaussian_nll_loss``.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_poison: ContextVar[bool] = ContextVar("poison", default=False)
+from portaloss.backends.poison import is_poisoned, poisoned
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -24,16 +21,9 @@ def empty_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _poisoned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if _poison.get():
+    if is_poisoned():
         array.fill(np.nan)
     return array
 
 
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Results start as nan in this context: an element that a backend forgets to write cannot pass as right."""
-    token = _poison.set(True)
-    try:
-        yield
-    finally:
-        _poison.reset(token)
+__all__ = ["empty", "empty_like", "poisoned"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -136,7 +136,3 @@ def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
 def total(partials: torch.Tensor) -> torch.Tensor:
     """The sum of partial sums, in float64 and in a fixed order."""
     return partials.sum(dtype=torch.float64)
-
-
-Loss = Callable[..., Any]
-Tensors = Mapping[str, torch.Tensor]
