@@ -80,7 +80,7 @@ def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Term
     x = lead.copy(order="K")  # of wrong classes; no pair with -inf has a hinge
     x.reshape(-1, order="A")[places(x, listed)[np.arange(most) < labels[:, None]]] = -np.inf
 
-    sums = np.zeros((count, most), input.dtype)
+    sums = np.zeros((count, most))  # few a row, so that float64 costs nothing, and the loss is rounded once
     slope = np.zeros_like(x)
     for k in range(most):
         some = int(np.count_nonzero(labels > k))
@@ -94,8 +94,7 @@ def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Term
             np.put_along_axis(slope[:some], y, at_label, axis=1)
 
     loss = np.empty((count, 1), input.dtype)
-    loss[order] = np.add.reduce(sums, axis=1, keepdims=True)
-    loss /= classes
+    loss[order] = np.add.reduce(sums, axis=1, keepdims=True) / classes
 
     derivatives: Derivatives = {}
     if "input" in wants:

@@ -46,4 +46,15 @@ def log(x: Array) -> Array:
     return logarithm
 
 
-__all__ = ["Array", "Derivatives", "Terms", "Wants", "log", "np", "step"]
+def exp(x: Array) -> Array:
+    """The exponential function, in float32 within 0.6 units in the last place instead of 2.5, at 2.5 times the cost.
+
+    For chapters whose result or derivative is an exponential as it stands, and no better than it.
+    """
+    if x.dtype != np.float32:
+        return np.exp(x)
+    exponential: Array = np.exp(x, dtype=np.float64).astype(np.float32)
+    return exponential
+
+
+__all__ = ["Array", "Derivatives", "Terms", "Wants", "exp", "log", "np", "step"]

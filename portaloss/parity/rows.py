@@ -41,6 +41,7 @@ class Row:
     reason: str = ""  #: why it is absent
     failed_cases: int = 0
     failures: list[str] = field(default_factory=list)
+    ulp_beside_torch: float | None = None  #: our worst error in the cases that make up torch_ulp
 
     @property
     def passed(self) -> bool:

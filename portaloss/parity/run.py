@@ -228,6 +228,7 @@ class _Entry:
         self._failures: list[str] = []
         self._failed = 0
         self._torch: list[Comparison] = []
+        self._beside = 0.0
 
     def take(self, case: Case, ours: Outcome, pytorch: Outcome | None, limit: float) -> None:
         """Add the outcome of a case."""
@@ -244,6 +245,8 @@ class _Entry:
                 self._failures.append(f"{case.name}: {text}")
         if pytorch is not None:
             self._torch.append(pytorch.worst)
+            if math.isfinite(pytorch.worst.ulp):
+                self._beside = max(self._beside, worst.ulp)
 
     def row(self, backend: str, absent: str | None) -> Row:
         """The row."""
@@ -273,6 +276,7 @@ class _Entry:
             reason=absent or "",
             failed_cases=self._failed,
             failures=list(self._failures),
+            ulp_beside_torch=self._beside if numeric and math.isfinite(self._beside) else None,
         )
 
 

@@ -116,7 +116,12 @@ class Pass:
                 derivative = derivative - self.offsets[name]
             out = tile["gradient", name]
             if name in summed:
-                partials[name] = sum_to(np.broadcast_to(derivative * upstream, shape), out.shape)
+                factor: float = 1.0
+                if isinstance(upstream, float):
+                    factor = upstream  # after the sum, in float64
+                else:
+                    derivative = derivative * upstream
+                partials[name] = sum_to(np.broadcast_to(derivative, shape), out.shape) * factor
             elif out.dtype == math:
                 np.multiply(derivative, upstream, out=out)
             else:
