@@ -23,13 +23,14 @@ The derivative, step by step
        ∂ℓ/∂x[j] = -w[t]   where j = t
                   0       elsewhere
 
+   All but one a row are 0, and stay it where an upstream gradient is inf or nan: a ``OneHot`` has the one.
 2. An ignored row has a loss of 0 whatever x is, so all its derivatives are 0.
 
 Kinks and conventions
 ---------------------
 None: ℓ is linear. ``ignore_index`` may be any integer, a class among them. Where every row is ignored the mean is 0/0:
-nan. An ignored row gives 0 even where x is nan. A weight of 0 is not the same as ignoring: at x[t] = -inf it gives
-0 · inf = nan.
+nan. So it is where all weights are 0, and ∂ℓ/∂x[t] with it. An ignored row gives 0 even where x is nan. A weight of 0
+is not the same as ignoring: at x[t] = -inf it gives 0 · inf = nan.
 
 What overflows or cancels
 -------------------------
@@ -50,7 +51,7 @@ In units of log 2: the first row costs 1 · 1, the second 2 · 3, and the third 
 >>> items, derivatives = nll(x, t, w, wants=("input",))
 >>> np.round(items[:, 0] / np.log(2), 12).tolist()
 [1.0, 6.0, 0.0]
->>> derivatives["input"].tolist()
+>>> np.asarray(derivatives["input"]).tolist()
 [[-1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [0.0, 0.0, 0.0]]
 
 The mean divides by the weights of classes 0 and 1.
@@ -61,7 +62,7 @@ The mean divides by the weights of classes 0 and 1.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, OneHot, Terms, Wants, np
 
 
 def nll(
@@ -90,12 +91,8 @@ def nll(
         np.copyto(loss, 0.0, where=~counted)
 
     if "input" in wants:
-        if slope is None:
-            slope = np.full(t.shape, -1.0, input.dtype)
-        if some_ignored:
-            np.copyto(slope, 0.0, where=~counted)
-        derivatives["input"] = np.zeros_like(input)
-        np.put_along_axis(derivatives["input"], t, slope, axis=1)
+        values = np.full(t.shape, -1, input.dtype) if slope is None else slope
+        derivatives["input"] = OneHot(np.where(counted, t, -1) if some_ignored else t, values, input.shape)
 
     return loss, derivatives
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,36 @@ import numpy.typing as npt
 #: An array of any of the math dtypes. A chapter computes in the dtype it is given.
 Array = npt.NDArray[Any]
 
-#: Operand name -> derivative of the items with respect to that operand.
-Derivatives = dict[str, Array]
+
+@dataclass(frozen=True)
+class OneHot:
+    """A derivative (N, C, ...) that is 0 but in one class of each row: its zeros stay 0 whatever multiplies it."""
+
+    index: Array  #: the class, (N, 1, ...), integers; negative in a row that is all 0
+    values: Array  #: what is there, (N, 1, ...)
+    shape: tuple[int, ...]
+
+    def times(self, upstream: Array | float, out: Array | None = None) -> Array:
+        """The whole array, multiplied by a number or by one a row."""
+        product: Array = np.zeros(self.shape, self.values.dtype) if out is None else out
+        if out is not None:
+            out.fill(0)
+        some = self.index >= 0
+        values = self.values * upstream
+        if not some.all():
+            values = np.where(some, values, 0)
+        with np.errstate(over="ignore"):
+            np.put_along_axis(product, np.maximum(self.index, 0), values.astype(product.dtype, copy=False), axis=1)
+        return product
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """As an array like others."""
+        del copy
+        return self.times(1).astype(dtype or self.values.dtype, copy=False)
+
+
+#: Operand name -> derivative of the items with respect to that operand: an Array, or a OneHot.
+Derivatives = dict[str, Any]
 
 #: The names of the operands whose derivatives are wanted.
 Wants = Collection[str]
@@ -57,4 +86,4 @@ def exp(x: Array) -> Array:
     return exponential
 
 
-__all__ = ["Array", "Derivatives", "Terms", "Wants", "exp", "log", "np", "step"]
+__all__ = ["Array", "Derivatives", "OneHot", "Terms", "Wants", "exp", "log", "np", "step"]

@@ -24,6 +24,7 @@ from portaloss.kinds import LossReduction
 from portaloss.parity import draws
 from portaloss.parity.samples import Case
 from portaloss.plan import differentiable
+from portaloss.reference.notation import OneHot
 
 Array = npt.NDArray[Any]
 
@@ -139,6 +140,7 @@ class _Terms:
             sizes = chapter.magnitudes(**arranged.operands, **known)
         self.items: Array = np.asarray(items)
         self.item_magnitudes: Array = np.broadcast_to(np.abs(sizes[0]), self.items.shape)
+        self._one_hot = {name: value for name, value in derivatives.items() if isinstance(value, OneHot)}
         self._derivatives = {name: (value, np.abs(sizes[1].get(name, value))) for name, value in derivatives.items()}
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
@@ -151,6 +153,10 @@ class _Terms:
         result = {}
         for name, (derivative, size) in self._derivatives.items():
             shape = self._operands[name].shape
+            if name in self._one_hot:
+                value = self._one_hot[name].times(per_item)
+                result[name] = (value, np.abs(value))
+                continue
             value = _sum_to(np.broadcast_to(derivative * per_item, full), shape)
             magnitude = _sum_to(np.broadcast_to(size * np.abs(per_item), full), shape)
             result[name] = (value, magnitude)

@@ -14,12 +14,20 @@ import torch.nn.functional as F
 from portaloss.reference.cross_entropy import cross_entropy, magnitudes
 from portaloss.reference.multi_margin import multi_margin
 from portaloss.reference.multilabel_margin import multilabel_margin
-from portaloss.reference.nll import divisor, nll
+from portaloss.reference.nll import divisor
+from portaloss.reference.nll import nll as nll_one_hot
+from portaloss.reference.notation import OneHot
 from portaloss.reference.rows import rows, sum_rows, unrows
 
 INF, NAN = float("inf"), float("nan")
 #: Short and long rows, both ways of storing them, one class, one row, no rows.
 SHAPES = [(4, 7), (70, 3), (3, 100), (5, 1), (1, 6), (0, 4), (2, 5, 3), (2, 66, 3, 2), (1, 70, 80)]
+
+
+def nll(*operands, **options):
+    """The chapter, with its derivatives as whole arrays."""
+    items, derivatives = nll_one_hot(*operands, **options)
+    return items, {name: np.asarray(derivative) for name, derivative in derivatives.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +355,14 @@ def test_a_soft_target_that_is_one_class_keeps_the_precision_of_a_hard_one(name)
     # the same formula, but for a product with V = 1: relative to what is left of 1 - p, not to 1
     np.testing.assert_allclose(soft, hard, rtol=2.0**-22)
     np.testing.assert_allclose(soft_slopes["input"], hard_slopes["input"], rtol=2.0**-22)
+
+
+def test_what_a_one_hot_derivative_is_not_it_stays_whatever_multiplies_it():
+    one = OneHot(np.array([[1], [-1], [0]]), np.array([[2.0], [3.0], [4.0]]), (3, 2))
+    assert one.times(np.array([[5.0], [np.nan], [np.inf]])).tolist() == [[0, 10], [0, 0], [np.inf, 0]]
+    out = np.full((3, 2), np.nan, np.float16)
+    assert one.times(-1.0, out) is out
+    assert out.tolist() == [[0, -2], [0, 0], [-4, 0]]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

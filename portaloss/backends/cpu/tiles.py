@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
+from portaloss.reference.notation import OneHot, Terms
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -37,7 +38,7 @@ TILE = 65536
 class Pass:
     """One pass over the operands of a pointwise or rowwise loss. Arrays are in the chapter's shapes."""
 
-    chapter: Callable[..., tuple[Array, dict[str, Array]]]
+    chapter: Callable[..., Terms]
     operands: Mapping[str, Array]
     options: Mapping[str, Any]
     math: np.dtype[Any]  #: what floating operands are widened to
@@ -115,7 +116,9 @@ class Pass:
             if name in self.offsets:
                 derivative = derivative - self.offsets[name]
             out = tile["gradient", name]
-            if name in summed:
+            if isinstance(derivative, OneHot):
+                derivative.times(upstream, out)
+            elif name in summed:
                 factor: float = 1.0
                 if isinstance(upstream, float):
                     factor = upstream  # after the sum, in float64
