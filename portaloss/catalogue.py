@@ -222,7 +222,7 @@ _ROWS = (
         (_real("anchor"), _real("positive"), _real("negative")),
         (
             Option("margin", 1.0, (0.25,)),
-            Option("p", 2.0, (1.0, 3.0, 1.5, float("inf"), 0.0)),
+            Option("p", 2.0, (1.0, 3.0, 1.5, 2.7, 0.5, -1.5, float("inf"), float("-inf"), 0.0)),
             Option("eps", 1e-6, (1e-2, 0.0)),
             Option("swap", False, (True,)),
         ),

@@ -79,7 +79,7 @@ def cosine_embedding_kernel(
 
 @triton.jit
 def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
-    """Add the features u to a norm's running total: a sum, or for "maximum" the largest and how many attain it."""
+    """Add the features u to a norm's running total: a sum, or the largest (or smallest) and how many attain it."""
     size = tl.abs(u)
     if NORM == "two":
         total += tl.where(inside, u * u, 0.0)
@@ -92,16 +92,20 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
         size = tl.where(inside, size, 0.0)
         count = tl.where(size > total, 0.0, count) + step(inside & (size >= total), u)
         total = maximum(total, size)
+    elif NORM == "minimum":
+        size = tl.where(inside, size, float("inf"))
+        count = tl.where(size < total, 0.0, count) + step(inside & (size <= total), u)
+        total = minimum(total, size)
     else:
-        total += tl.where(inside & (size > 0.0), power(size, P), 0.0) + tl.where(inside & (size != size), size, 0.0)
+        total += tl.where(inside, power(size, P), 0.0)
     return total, count
 
 
 @triton.jit
-def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr):
+def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl.constexpr):
     """The norms of the rows, and what each derivative is scaled by."""
-    if NORM == "maximum":
-        length = tl.max(total, axis=1)
+    if NORM == "maximum" or NORM == "minimum":
+        length = tl.max(total, axis=1) if NORM == "maximum" else tl.min(total, axis=1)
         nan = tl.max(step(total != total, total), axis=1) > 0
         length = tl.where(nan, float("nan"), length)
         attained = tl.sum(tl.where(total == length[:, None], count, 0.0), axis=1)
@@ -115,7 +119,7 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr):
         scale = length * 0.0
     elif NORM == "other":
         sums = length
-        length = tl.where(sums == 0.0, 0.0, power(sums, 1.0 / P))
+        length = power(sums, 1.0 / P, ROOT_REST)
         scale = tl.where((length == 0.0) | (sums == float("inf")), 0.0, length / sums)
     return length, scale
 
@@ -129,11 +133,14 @@ def direction(u, length, NORM: tl.constexpr, P: tl.constexpr):
         return sign(u)
     if NORM == "count":
         return u * 0.0
-    if NORM == "maximum":
+    if NORM == "maximum" or NORM == "minimum":
         return sign(u) * step(tl.abs(u) == length, u)
-    if P >= 2.0:
+    if P > 2.0:
         return u * power(tl.abs(u), P - 2.0)
-    return tl.where(u == 0.0, 0.0, sign(u) * (power(tl.abs(u), P) / tl.abs(u)))
+    slope = sign(u) * power(tl.abs(u), P - 1.0)
+    if P < 1.0:
+        slope = tl.where(u == 0.0, 0.0, slope)
+    return slope
 
 
 @triton.jit(do_not_specialize=PLAIN)
@@ -141,7 +148,8 @@ def triplet_margin_kernel(
     a_ptr, b_ptr, c_ptr, items_ptr, sums_ptr, ga_ptr, gb_ptr, gc_ptr, upstream_ptr, scale_ptr,
     rows, features, inner, a_outer, a_class, a_inner, b_outer, b_class, b_inner, c_outer, c_class, c_inner,
     up_outer, up_inner, g_outer, g_class, g_inner, margin_bits, eps_bits,
-    NORM: tl.constexpr, P: tl.constexpr, SWAP: tl.constexpr, ITEMS: tl.constexpr, SUMS: tl.constexpr,
+    NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl.constexpr, SWAP: tl.constexpr,
+    ITEMS: tl.constexpr, SUMS: tl.constexpr,
     WANT_A: tl.constexpr, WANT_B: tl.constexpr, WANT_C: tl.constexpr, UPSTREAM: tl.constexpr,
     MATH: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -154,9 +162,10 @@ def triplet_margin_kernel(
     a_row = row_offset(row, inner, a_outer, a_inner)[:, None]
     b_row = row_offset(row, inner, b_outer, b_inner)[:, None]
     c_row = row_offset(row, inner, c_outer, c_inner)[:, None]
-    near = tl.zeros([ROWS, CLASSES], MATH)
-    far = tl.zeros([ROWS, CLASSES], MATH)
-    side = tl.zeros([ROWS, CLASSES], MATH)
+    START: tl.constexpr = float("inf") if NORM == "minimum" else 0.0
+    near = tl.full([ROWS, CLASSES], START, MATH)
+    far = tl.full([ROWS, CLASSES], START, MATH)
+    side = tl.full([ROWS, CLASSES], START, MATH)
     near_count = tl.zeros([ROWS, CLASSES], MATH)
     far_count = tl.zeros([ROWS, CLASSES], MATH)
     side_count = tl.zeros([ROWS, CLASSES], MATH)
@@ -170,12 +179,12 @@ def triplet_margin_kernel(
         far, far_count = accumulate(far, far_count, a - c + eps, inside, NORM, P)
         if SWAP:
             side, side_count = accumulate(side, side_count, b - c + eps, inside, NORM, P)
-    near_length, near_scale = finish_norm(near, near_count, NORM, P)
-    far_length, far_scale = finish_norm(far, far_count, NORM, P)
+    near_length, near_scale = finish_norm(near, near_count, NORM, P, ROOT_REST)
+    far_length, far_scale = finish_norm(far, far_count, NORM, P, ROOT_REST)
     side_length, side_scale = far_length, far_scale
     smaller = far_length
     if SWAP:
-        side_length, side_scale = finish_norm(side, side_count, NORM, P)
+        side_length, side_scale = finish_norm(side, side_count, NORM, P, ROOT_REST)
         smaller = minimum(far_length, side_length)
     excess = margin + near_length - smaller
     item = maximum(excess, 0.0)

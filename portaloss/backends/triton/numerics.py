@@ -111,15 +111,55 @@ def sign(x):
 
 
 @triton.jit
-def power(x, EXPONENT: tl.constexpr):
-    """x^EXPONENT for x >= 0. Whole powers by products and halves by a root; only what is left by exp and log."""
-    WHOLE: tl.constexpr = int(EXPONENT // 1) if EXPONENT >= 0 and EXPONENT < 16 else 0
+def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
+    """x^A for x >= 0 and A other than 0, to a few units in the last place, however large or small x is.
+
+    exp(A log(x)) loses as many units as the logarithm is large: hundreds, in float64. So the powers of two go apart:
+    x = 2^k m with m between sqrt(1/2) and sqrt(2), and x^A = 2^(A k) m^A, of whose exponents only the fractions are
+    rounded: by A/2 units at most. A k is exact in two parts. REST is what rounding took from A, as it does from 1/3.
+    """
+    if x.dtype == tl.float64:
+        INT: tl.constexpr = tl.int64
+        MANTISSA: tl.constexpr = 52
+        ROOT: tl.constexpr = 0x3FE6A09E667F3BCD  # sqrt(1/2)
+        LEAST: tl.constexpr = 2.2250738585072014e-308
+        PART: tl.constexpr = int(A * 1048576.0) / 1048576.0
+    else:
+        INT: tl.constexpr = tl.int32
+        MANTISSA: tl.constexpr = 23
+        ROOT: tl.constexpr = 0x3F3504F3
+        LEAST: tl.constexpr = 1.1754943508222875e-38
+        PART: tl.constexpr = int(A * 2048.0) / 2048.0
+    subnormal = x < LEAST
+    whole = tl.where(subnormal, x * (1 << MANTISSA), x).to(x.dtype).to(INT, bitcast=True)
+    power_of_two = (whole - ROOT) >> MANTISSA
+    m = (whole - (power_of_two << MANTISSA)).to(x.dtype, bitcast=True)
+    k = power_of_two.to(x.dtype) - tl.where(subnormal, 1.0 * MANTISSA, 0.0).to(x.dtype)
+    exponent = k * PART
+    n = tl.floor(exponent + 0.5)
+    log_m = tl.log2(m)
+    fraction = (exponent - n) + (k * (A - PART) + (log_m * A + (k + log_m) * REST))
+    half = tl.floor(n * 0.5)  # in two steps, as in exp
+    result = (tl.exp2(fraction) * tl.exp2(half)) * tl.exp2(n - half)
+    beyond = x  # 0, inf or nan
+    if A < 0.0:
+        beyond = 1.0 / x
+    return tl.where((x > 0.0) & (x < float("inf")), result, beyond)
+
+
+@triton.jit
+def power(x, EXPONENT: tl.constexpr, REST: tl.constexpr = 0.0):
+    """x^EXPONENT for x >= 0 and EXPONENT other than 0. Whole powers by products and halves by a root."""
+    WHOLE: tl.constexpr = int(EXPONENT // 1) if EXPONENT > 0 and EXPONENT < 16 else 0
     LEFT: tl.constexpr = EXPONENT - WHOLE
-    result = x * 0.0 + 1.0
-    for _ in tl.static_range(WHOLE):
-        result = result * x
+    result = x
+    if WHOLE > 1:
+        for _ in tl.static_range(WHOLE - 1):
+            result = result * x
     if LEFT == 0.5:
-        result = result * tl.sqrt(x)
+        root = tl.sqrt(x)
+        result = root if WHOLE == 0 else result * root
     elif LEFT != 0.0:
-        result = result * exp(LEFT * tl.log(x))
+        part = fractional_power(x, LEFT, REST)
+        result = part if WHOLE == 0 else result * part
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isinf, prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from portaloss.backends.triton.rowwise import (
     nll_kernel,
 )
 from portaloss.kinds import LossKind
+from portaloss.reference.triplet_margin import rounded_off_reciprocal
 
 Tensor = torch.Tensor
 
@@ -271,7 +272,8 @@ def _triplet_margin(call: _Call) -> _Arguments:
     wants, options = call.wanted.gradients, call.options
     names = ("anchor", "positive", "negative")
     p = float(options["p"])
-    norm = "maximum" if isinf(p) else {2.0: "two", 1.0: "one", 0.0: "count"}.get(p, "other")
+    named = {2.0: "two", 1.0: "one", 0.0: "count", inf: "maximum", -inf: "minimum"}
+    norm = named.get(p, "other")
     arguments = [
         *(call.spanning[name] for name in names), *call.outputs(*names), *call.sizes, *call.strides(*names),
         *call.tail(), bits(float(options["margin"])), bits(float(options["eps"])),
@@ -279,6 +281,7 @@ def _triplet_margin(call: _Call) -> _Arguments:
     return triplet_margin_kernel, arguments, {
         "NORM": norm,
         "P": p if norm == "other" else 2.0,
+        "ROOT_REST": rounded_off_reciprocal(p) if norm == "other" else 0.0,
         "SWAP": options["swap"],
         "WANT_A": "anchor" in wants,
         "WANT_B": "positive" in wants,
