@@ -118,18 +118,12 @@ def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
     x = 2^k m with m between sqrt(1/2) and sqrt(2), and x^A = 2^(A k) m^A, of whose exponents only the fractions are
     rounded: by A/2 units at most. A k is exact in two parts. REST is what rounding took from A, as it does from 1/3.
     """
-    if x.dtype == tl.float64:
-        INT: tl.constexpr = tl.int64
-        MANTISSA: tl.constexpr = 52
-        ROOT: tl.constexpr = 0x3FE6A09E667F3BCD  # sqrt(1/2)
-        LEAST: tl.constexpr = 2.2250738585072014e-308
-        PART: tl.constexpr = int(A * 1048576.0) / 1048576.0
-    else:
-        INT: tl.constexpr = tl.int32
-        MANTISSA: tl.constexpr = 23
-        ROOT: tl.constexpr = 0x3F3504F3
-        LEAST: tl.constexpr = 1.1754943508222875e-38
-        PART: tl.constexpr = int(A * 2048.0) / 2048.0
+    DOUBLE: tl.constexpr = x.dtype == tl.float64
+    INT: tl.constexpr = tl.int64 if DOUBLE else tl.int32
+    MANTISSA: tl.constexpr = 52 if DOUBLE else 23
+    ROOT: tl.constexpr = 0x3FE6A09E667F3BCD if DOUBLE else 0x3F3504F3  # the bits of sqrt(1/2)
+    LEAST: tl.constexpr = 2.2250738585072014e-308 if DOUBLE else 1.1754943508222875e-38  # that is normal
+    PART: tl.constexpr = int(A * 1048576.0) / 1048576.0 if DOUBLE else int(A * 2048.0) / 2048.0
     subnormal = x < LEAST
     whole = tl.where(subnormal, x * (1 << MANTISSA), x).to(x.dtype).to(INT, bitcast=True)
     power_of_two = (whole - ROOT) >> MANTISSA
