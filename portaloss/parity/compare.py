@@ -34,6 +34,10 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
         7.0,
         "NumPy's float32 exp, off by up to 2.4 ulp, enters softmax twice, above and below the line: 6.3 was measured",
     ),
+    (LossKind.CROSS_ENTROPY, "float64"): (
+        7.0,
+        "the truth is float64 too, and off by up to 2.5 ulp from mpmath; a streamed sum by 3.2: 6 was measured between",
+    ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
         9.0,
         "cross-entropy's 7, and a BLAS product adds its 2000 terms one after another: 7.9 was measured, 19 of PyTorch",

@@ -252,10 +252,11 @@ def exp_kernel(
     n = row % samples
     if ALIGNED:  # classes are dense, and every row starts at a multiple of 16 elements: vector loads and stores
         lp_c = 1
-        lp_t = tl.multiple_of(lp_t, 16)
-        lp_n = tl.multiple_of(lp_n, 16)
-        g_t = tl.multiple_of(g_t, 16)
-        classes = tl.multiple_of(classes, 16)
+        # not tl.multiple_of, which the compiler forgets where a number is an argument
+        lp_t = lp_t // 16 * 16
+        lp_n = lp_n // 16 * 16
+        g_t = g_t // 16 * 16
+        classes = classes // 16 * 16
     status = tl.load(summary_ptr + 4 * n + 3).to(tl.int32)
     zero = (status == NOTHING) | (t >= tl.load(input_lengths_ptr + n))
     factor = tl.load(factor_ptr + n)
