@@ -118,7 +118,8 @@ def _parity(args: argparse.Namespace) -> int:
         with report.progress(run.count(kinds, dtypes), "parity") as tick:
             made += run.run(here, kinds, dtypes, tick=tick)
     for lane in others:
-        made += lane.rows()
+        with report.progress(len(lane), f"parity, {lane.name}") as tick:
+            made += lane.rows(tick)
     code = _show(args, made)
     missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
     for name in missing:

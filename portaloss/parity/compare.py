@@ -25,10 +25,11 @@ _FORMATS = {
 #:
 #: 16-bit results are computed in float32 and rounded once: half an ulp, and a little where float32 was off near a tie.
 #: float32 results are a handful of correctly rounded operations and one or two of NumPy's vectorised exp, log, log1p or
-#: expm1, which are off by up to 3.8 ulp themselves. float64's are better, and are held to the same.
-BOUNDS = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 4.0}
+#: expm1, which are off by up to 3.8 ulp themselves. float64's functions are better; but the truth is in float64 too,
+#: and off by up to 2.5 ulp where mpmath measured it.
+BOUNDS = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 6.0}
 
-#: (kind, dtype) -> a bound that differs, and the measurement that is the reason for it. The chapters say it too.
+#: (kind, dtype) -> a bound that differs, and the measurement that is its reason; float32's are in the chapters too.
 EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
     (LossKind.CROSS_ENTROPY, "float32"): (
         7.0,

@@ -1,25 +1,29 @@
-"""Backends that need a process of their own: Triton's interpreter has to be chosen before kernels are decorated."""
+"""Backends that need processes of their own: Triton's interpreter has to be chosen before kernels are decorated."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
-from pathlib import Path
 
+from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import rows
+from portaloss.parity import machine
 from portaloss.parity.rows import Row
 
 #: Backend -> what has to be in its process's environment.
 ENVIRONMENTS = {"triton-interpret": {"TRITON_INTERPRET": "1"}}
 
+#: Kinds to begin with, since they take longest: in the end no process should wait for another.
+_SLOW = (LossKind.CTC, LossKind.MULTILABEL_MARGIN)
+
 
 def apart(name: str) -> bool:
-    """Whether a backend must run in another process than this one, and can."""
+    """Whether a backend must run in other processes than this one, and can."""
     needed = ENVIRONMENTS.get(name)
     if needed is None or all(os.environ.get(key) == value for key, value in needed.items()):
         return False
@@ -27,32 +31,57 @@ def apart(name: str) -> bool:
 
 
 class Lane:
-    """The rows of one backend, computed by another process while this one goes on."""
+    """The rows of one backend, computed by one process a core while this one goes on."""
 
     def __init__(self, name: str, kinds: Sequence[LossKind], dtypes: Sequence[str]) -> None:
         self.name = name
-        self._folder = tempfile.TemporaryDirectory(prefix="portaloss-")
-        self._report = Path(self._folder.name) / "rows.json"
-        command = [sys.executable, "-m", "portaloss", "parity", "--backend", name, "--json", str(self._report)]
-        for kind in kinds:
-            command += ["--kind", kind.name.lower()]
-        for dtype in dtypes:
-            command += ["--dtype", dtype]
-        environment = {**os.environ, **ENVIRONMENTS[name]}
-        self._process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        tasks = [(kind, dtype) for kind in kinds for dtype in dtypes]
+        self._pool = ProcessPoolExecutor(
+            max(1, min(machine.cores(), len(tasks))),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(ENVIRONMENTS[name],),
         )
+        futures: dict[tuple[LossKind, str], Future[list[Row]]] = {
+            task: self._pool.submit(_rows, name, *task) for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
+        }
+        self._futures = {task: futures[task] for task in tasks}
 
-    def rows(self) -> list[Row]:
-        """Wait for the process, and read what it made.
+    def rows(self, tick: Callable[[int], None]) -> list[Row]:
+        """Wait for the processes; the rows in the order of kinds and dtypes.
+
+        Args:
+            tick: told of each kind and dtype that is done.
 
         Raises:
-            RuntimeError: it ended without a report; with what it said.
+            RuntimeError: a process ended before its time.
         """
-        _, said = self._process.communicate()
         try:
-            if not self._report.is_file():
-                raise RuntimeError(f"backend {self.name}: its process ended with {self._process.returncode}:\n{said}")
-            return rows.read(self._report)
+            for future in as_completed(self._futures.values()):
+                future.result()
+                tick(1)
+        except BrokenProcessPool as error:
+            raise RuntimeError(f"backend {self.name}: a process that computed its rows ended") from error
         finally:
-            self._folder.cleanup()
+            self._pool.shutdown(cancel_futures=True)
+        return [row for future in self._futures.values() for row in future.result()]
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+
+# In the processes
+
+
+def _start(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)  # nothing has imported triton yet
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _rows(name: str, kind: LossKind, dtype: str) -> list[Row]:
+    from portaloss.parity import run
+
+    return list(run.run_kind([name], LOSSES[kind], dtype))

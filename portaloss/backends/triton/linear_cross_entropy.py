@@ -63,7 +63,7 @@ def run(
     device, dtype = x.device, x.dtype
     count, features = x.shape
     classes, extra = w.shape[0], tuple(w.shape[1:-1])
-    flat_w = w.reshape(-1, features)
+    flat_w = w.reshape(prod(w.shape[:-1]), features)
     sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
     stored = memory.empty((count, *extra), items, device) if items is not None else None
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -79,7 +79,7 @@ def run(
     size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, len(inner))
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        logits = _logits(x[part], flat_w, bias, math).view(-1, classes, *extra)
+        logits = _logits(x[part], flat_w, bias, math).view(part.stop - part.start, classes, *extra)
         given: dict[str, Tensor] = {"input": logits, "target": target[part]}
         if not target.is_floating_point():
             given["target"] = target[part, None]
@@ -101,7 +101,7 @@ def run(
             axes = [axis for axis in range(2 + len(extra)) if axis != 1]
             sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
         if products:
-            slope = result.gradients["input"].view(-1, len(flat_w))
+            slope = result.gradients["input"].view(part.stop - part.start, len(flat_w))
             if "input" in wants:
                 gradients["input"][part] = _scaled(_product(slope, flat_w, math), spared)
             if "linear_weight" in wants:
@@ -138,7 +138,7 @@ class _Sums:
         self._operands = operands
         self.sums = {
             name: torch.zeros(
-                operand.reshape(-1, operand.shape[-1]).shape if name == "linear_weight" else operand.numel(),
+                (prod(operand.shape[:-1]), operand.shape[-1]) if name == "linear_weight" else operand.numel(),
                 dtype=math if name == "linear_weight" else torch.float64,
                 device=operand.device,
             )
