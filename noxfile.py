@@ -28,7 +28,8 @@ def parity(session: nox.Session) -> None:
     """Every loss on every backend of this machine, against the reference: python -m portaloss parity."""
     version = machine_torch()
     if version is None:
-        python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[torch,parity]")
+        extras = "torch,triton,parity" if "triton-interpret" in session.posargs else "torch,parity"
+        python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", f".[{extras}]")
     else:
         session.log(f"using this machine's torch {version}")
         # no constraints: the machine's own numpy and triton fit its torch, and stay

@@ -1,10 +1,11 @@
-"""All that needs a GPU, in one command: parity of the ``triton`` backend, then benchmarks.
+"""All that needs a GPU, in one command: parity of the ``triton`` backend, a memory checker, benchmarks.
 
-    python3 ci/gpu.py --out DIR [--kind K ...] [--rounds N] [--rows N] [--skip-parity]
+    python3 ci/gpu.py --out DIR [--kind K ...] [--rounds N] [--rows N] [--skip-parity] [--skip-sanitizer]
 
 Needs a python with a CUDA or ROCm build of torch, triton, numpy, scipy and ml_dtypes; with rich, parity shows progress
-and tables. portaloss need not be installed, it is this checkout that runs. Writes DIR/parity.json and
-DIR/benchmarks.json. Exit code 0 says that parity passed, and that every benchmark of portaloss ran and its loss is
+and tables. portaloss need not be installed, it is this checkout that runs. Writes DIR/parity.json, DIR/sanitizer.json
+and DIR/benchmarks.json. Exit code 0 says that parity passed, that NVIDIA's compute-sanitizer, where it is on the PATH,
+found no access out of bounds in a case of each kind, and that every benchmark of portaloss ran and its loss is
 PyTorch's; anything else is 1.
 
 Benchmarks: each kind, reduction mean, forward and forward + backward, portaloss beside PyTorch eager, torch.compile and
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="timed calls a median is taken of")
     parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help="fewer, for a GPU with little memory")
     parser.add_argument("--skip-parity", action="store_true")
+    parser.add_argument("--skip-sanitizer", action="store_true")
     args = parser.parse_args(argv)
 
     reason = no_gpu()
@@ -90,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         kinds = [name for name in kinds if not args.kind or name in args.kind]
         passed = args.skip_parity or parity(folder, args.out / "parity.json", kinds)
+        passed = (args.skip_sanitizer or sanitizer(folder, args.out / "sanitizer.json", kinds)) and passed
         passed = benchmarks(args.out / "benchmarks.json", kinds, args.rounds, args.rows) and passed
     say("passed" if passed else "FAILED")
     return 0 if passed else 1
@@ -127,9 +130,40 @@ def parity(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
     command += ["--json", str(report.resolve())]
     for kind in kinds:
         command += ["--kind", kind]
+    return subprocess.run(command, cwd=folder, env=environment(folder)).returncode == 0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This process's, with the package of the folder."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path})
-    return done.returncode == 0
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def sanitizer(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
+    """Whether compute-sanitizer's memcheck is content with a forward and backward pass of each kind.
+
+    It makes a kernel a hundred times slower, so it is one case a kind: the first one of parity's, with its upstream.
+    """
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        say("compute-sanitizer: not on the PATH; skipped")
+        return True
+    from portaloss.kinds import LossKind
+    from portaloss.parity import samples
+
+    rows = []
+    for kind in kinds:
+        name = samples.names(LossKind[kind.upper()])[0]
+        replay = f"{kind}-float32-mean-backward:{name}"
+        command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-m", "portaloss", "parity"]
+        command += ["--backend", "triton", "--replay", replay]
+        # PyTorch's allocator hands out pieces of large blocks, in which an access out of bounds would not be seen
+        env = {**environment(folder), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        rows.append({"kind": kind, "replay": replay, "passed": done.returncode == 0, "said": done.stdout[-2000:]})
+        say(f"compute-sanitizer, {replay}: {'clean' if done.returncode == 0 else 'FAILED'}")
+        report.write_text(json.dumps(rows, indent=1) + "\n")
+    return all(row["passed"] for row in rows)
 
 
 def benchmarks(file: Path, kinds: Sequence[str], rounds: int, rows: int) -> bool:

@@ -98,8 +98,5 @@ def for_device(device: str) -> str:
     if device == "cpu":
         return "cpu"
     if device == "cuda":  # PyTorch's name for HIP devices too
-        raise NotImplementedError(
-            "losses of tensors on a GPU: the triton backend has not been proven on one yet; "
-            "portaloss.select(..., backend='triton') runs it all the same"
-        )
+        return "triton"
     raise NotImplementedError(f"no backend of portaloss runs on device {device!r}; it has: {', '.join(_MODULES)}")
