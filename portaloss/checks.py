@@ -38,59 +38,141 @@ def distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
 
 
+#: PyTorch's names of dtypes in its errors.
+SCALAR_TYPES = {
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "float32": "Float",
+    "float64": "Double",
+    "complex64": "ComplexFloat",
+    "complex128": "ComplexDouble",
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "bool": "Bool",
+}
+
+
+def scalar_type(array: Any) -> str:
+    """The dtype's name in PyTorch's errors: ``"Float"``, ``"Long"``, ..."""
+    name = dtype_name(array)
+    return SCALAR_TYPES.get(name, name)
+
+
 def require_floating(name: str, array: Any) -> None:
     """Raise NotImplementedError, as PyTorch does, unless the array is of a floating dtype."""
     if not is_floating(array):
         raise NotImplementedError(
-            f"{name} must be of a floating dtype, got {dtype_name(array)}; not implemented for it"
+            f"{name} must be of a floating dtype; the loss is not implemented for {dtype_name(array)}"
         )
 
 
 def require_integer(name: str, array: Any) -> None:
     """Raise RuntimeError unless the array is of an integer dtype."""
     if "int" not in dtype_name(array):
-        raise RuntimeError(f"expected {name} dtype to be Long or another integer, but got {dtype_name(array)}")
-
-
-def require_same_dtype(name: str, array: Any, other_name: str, other: Any) -> None:
-    """Raise RuntimeError where PyTorch, too, does not mix dtypes."""
-    if array.dtype != other.dtype:
         raise RuntimeError(
-            f"expected {name} to have {other_name}'s dtype {dtype_name(other)}, but found {dtype_name(array)}"
+            f"expected scalar type Long but found {scalar_type(array)}: {name} must be of an integer dtype"
         )
 
 
+def require_scalar_type(name: str, array: Any, other_name: str, other: Any) -> None:
+    """Raise RuntimeError where PyTorch, too, does not mix dtypes."""
+    if array.dtype != other.dtype:
+        raise RuntimeError(
+            f"expected scalar type {scalar_type(other)} but found {scalar_type(array)}: {name} must have "
+            f"{other_name}'s dtype {dtype_name(other)}, got {dtype_name(array)}"
+        )
+
+
+def require_no_integers(**operands: Any) -> None:
+    """KL divergence: raise RuntimeError where an operand is not of a floating dtype."""
+    for name, array in operands.items():
+        if not is_floating(array):
+            raise RuntimeError(f"kl_div: Integral inputs not supported; {name} is {dtype_name(array)}")
+
+
 def broadcast_shape(**shapes: Shape) -> Shape:
-    """The shape that the named shapes broadcast to.
+    """The shape that the named shapes broadcast to, taken together one after the other.
 
     Raises:
         RuntimeError: two of them do not fit; it names both.
     """
-    names = list(shapes)
-    rank = max(len(shape) for shape in shapes.values())
-    result = [1] * rank
-    owner = [names[0]] * rank
-    for name, shape in shapes.items():
-        for axis, size in enumerate(shape, rank - len(shape)):
-            if size == 1 or size == result[axis]:
-                continue
-            if result[axis] != 1:
+    (first, result), *others = shapes.items()
+    owners = [first] * len(result)
+    for name, shape in others:
+        rank = max(len(result), len(shape))
+        a, b = (1,) * (rank - len(result)) + result, (1,) * (rank - len(shape)) + shape
+        owners = [first] * (rank - len(owners)) + owners
+        for axis in reversed(range(rank)):  # as PyTorch looks
+            if a[axis] != b[axis] and 1 not in (a[axis], b[axis]):
+                owner = owners[axis]
                 raise RuntimeError(
-                    f"The size of {owner[axis]} ({result[axis]}) must match the size of {name} ({size}) at "
-                    f"non-singleton dimension {axis}; got {owner[axis]} {shapes[owner[axis]]} and {name} {shape}"
+                    f"The size of tensor a ({a[axis]}) must match the size of tensor b ({b[axis]}) at non-singleton "
+                    f"dimension {axis}: {owner} is of shape {shapes[owner]}, {name} of shape {shape}"
                 )
-            result[axis], owner[axis] = size, name
-    return tuple(result)
+        owners = [name if i == 1 else owner for i, owner in zip(a, owners, strict=True)]
+        result = tuple(j if i == 1 else i for i, j in zip(a, b, strict=True))
+    return result
 
 
-def require_fits(name: str, shape: Shape, full: Shape) -> None:
+def require_fits(name: str, shape: Shape, full_name: str, full: Shape) -> None:
     """Raise RuntimeError unless ``shape`` broadcasts to ``full`` without enlarging it."""
-    if broadcast_shape(**{"input": full, name: shape}) != full:
-        raise RuntimeError(f"{name} of shape {shape} doesn't broadcast to the shape of input, {full}")
+    together = broadcast_shape(**{full_name: full, name: shape})
+    if together != full:
+        raise RuntimeError(
+            f"output with shape {list(full)} doesn't match the broadcast shape {list(together)}: {name} of shape "
+            f"{shape} doesn't broadcast to the shape of {full_name}"
+        )
+
+
+# What PyTorch checks in Python, and words with its own Size: of arrays as the user gave them.
+
+
+def require_bce_sizes(input: Any, target: Any, weight: Any = None) -> None:
+    """Binary cross-entropy: raise ValueError for sizes that differ, RuntimeError for a weight that does not fit."""
+    if target.shape != input.shape:
+        raise ValueError(
+            f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is deprecated. "
+            "Please ensure they have the same size."
+        )
+    if weight is None or weight.shape == input.shape:
+        return
+    rank = max(len(weight.shape), len(input.shape))
+    for back in range(1, rank + 1):
+        have, need = ((*reversed(array.shape), *(1,) * rank)[back - 1] for array in (weight, input))
+        if have != need and 1 not in (have, need):
+            raise RuntimeError(
+                f"Attempting to broadcast a dimension of length {have} at -{back}! Mismatching argument at index 1 had "
+                f"{weight.shape}; but expected shape should be broadcastable to {list(input.shape)}: weight does not "
+                "broadcast to the shape of input"
+            )
+
+
+def require_logits_sizes(input: Any, target: Any) -> None:
+    """Binary cross-entropy of logits: raise ValueError for sizes that differ."""
+    if target.shape != input.shape:
+        raise ValueError(f"Target size ({target.shape}) must be the same as input size ({input.shape})")
+
+
+def require_ranks_alike(input1: Any, input2: Any, target: Any) -> None:
+    """Margin ranking: raise RuntimeError unless all have as many axes."""
+    if not len(input1.shape) == len(input2.shape) == len(target.shape):
+        raise RuntimeError(
+            "margin_ranking_loss : All input tensors should have same dimension but got sizes: "
+            f"input1: {input1.shape}, input2: {input2.shape}, target: {target.shape} "
+        )
 
 
 def require_classes_in_range(
-    name: str, target: npt.NDArray[Any], classes: int, *, ignore_index: int | None = None, padding: bool = False
+    name: str,
+    target: npt.NDArray[Any],
+    classes: int,
+    *,
+    ignore_index: int | None = None,
+    padding: bool = False,
+    text: str | None = None,
 ) -> None:
     """Raise TargetOutOfRangeError (an IndexError) for the first class that is not in 0 .. classes - 1.
 
@@ -100,6 +182,7 @@ def require_classes_in_range(
         classes: how many classes there are.
         ignore_index: a value that is allowed besides.
         padding: whether -1 is allowed besides.
+        text: PyTorch's, where it is another than for most kinds.
     """
     if target.size == 0:
         return
@@ -116,12 +199,11 @@ def require_classes_in_range(
     value = int(target[where])
     index = f"[{', '.join(map(str, where))}]" if where else ""
     allowed = f", or ignore_index {ignore_index}" if ignore_index is not None else ", or -1" if padding else ""
-    raise TargetOutOfRangeError(
-        f"Target {value} is out of bounds: {name}{index} is {value}, expected a class from 0 to {classes - 1}{allowed}"
-    )
+    text = text or f"Target {value} is out of bounds"
+    raise TargetOutOfRangeError(f"{text}: {name}{index} is {value}, expected a class from 0 to {classes - 1}{allowed}")
 
 
-def require_in_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
+def require_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
     """Raise RuntimeError unless every element is between 0 and 1; nan is not."""
     array = distinct(array)
     if array.size and not (array.min() >= 0 and array.max() <= 1):

@@ -116,7 +116,8 @@ def _ignored(target: Array, classes: int, ignore_index: int) -> _Replaced:
 def _margin_class(options: Mapping[str, Any], operands: Mapping[str, Array]) -> _Replaced:
     del options
     target = operands["target"]
-    lost = _outside(target, operands["input"].shape[-1])
+    scores = operands["input"]
+    lost = _outside(target, scores.shape[-1] if scores.ndim else 1)
     return "target", np.where(lost, 0, target), lost
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from portaloss.kinds import LossReduction
 
-def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+
+def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None, *, own_text: str | None = None) -> str:
     """The reduction that a call means: the deprecated arguments take precedence, and what is left out counts as True.
 
     ============  ======  =============
@@ -16,8 +18,24 @@ def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None)
     False         True    ``"sum"``
     either        False   ``"none"``
     ============  ======  =============
+
+    Args:
+        reduction: as given. Most functions take ``"elementwise_mean"`` too, the old name of mean.
+        size_average: deprecated.
+        reduce: deprecated.
+        own_text: for functions that do not, what PyTorch says of a wrong reduction: a format.
+
+    Raises:
+        ValueError: own_text is given and reduction is wrong. Otherwise the plan says so.
     """
     if size_average is None and reduce is None:
+        if own_text is not None:
+            _require_reduction(reduction, own_text)
+        elif reduction == "elementwise_mean":
+            warnings.warn(
+                "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3
+            )
+            return "mean"
         return reduction
     if reduce is not None and not reduce:
         meant = "none"
@@ -30,6 +48,14 @@ def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None)
         stacklevel=3,  # the caller of the loss
     )
     return meant
+
+
+def _require_reduction(reduction: Any, text: str) -> None:
+    if reduction not in ("none", "mean", "sum") and not isinstance(reduction, LossReduction):
+        raise ValueError(
+            f"{text.format(reduction)}: {reduction} is not a valid value for reduction, expected 'none', 'mean' or "
+            "'sum'"
+        )
 
 
 def warn_of_sizes(input: Any, target: Any) -> None:

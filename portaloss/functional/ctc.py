@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from portaloss import dispatch
 from portaloss.functional._arrays import Array, ArrayT
+from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
 
 
@@ -61,6 +62,7 @@ def ctc_loss(
     >>> float(np.exp(-loss).round(6))  # of the 4 paths, 3 spell the label: 1 1, 1 -, - 1
     0.75
     """
+    reduction = reduction_of(reduction, None, None)
     operands = {
         "log_probs": log_probs,
         "targets": targets,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from portaloss import checks, dispatch
-from portaloss.functional._arrays import Array, ArrayT
+from portaloss import dispatch
+from portaloss.functional._arrays import Array, ArrayT, has_shape
+from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
 
 
@@ -70,8 +71,11 @@ def linear_cross_entropy(
     """
     if options is not None and not hasattr(options, "batch_chunk_size"):
         raise TypeError(f"options must be None or a LinearCrossEntropyOptions, got {type(options).__name__}")
-    if ignore_index is not None and hasattr(target, "dtype") and checks.is_floating(target):
-        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    reduction = reduction_of(reduction, None, None)
+    if ignore_index is not None and has_shape(input, linear_weight, target):
+        logits = (*input.shape[:-1], *linear_weight.shape[:-1])
+        if target.shape == logits and input.shape[-1:] == linear_weight.shape[-1:]:
+            raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
     operands = {
         "input": input,
         "linear_weight": linear_weight,

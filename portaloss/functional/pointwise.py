@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
-import numpy as np
-
-from portaloss import arrays, checks, dispatch
-from portaloss.functional._arrays import Array, ArrayT
+from portaloss import checks, dispatch
+from portaloss.functional._arrays import (
+    Array,
+    ArrayT,
+    are_integers,
+    everywhere,
+    floating,
+    has_shape,
+    in_dtype_of,
+    lead_of_integers,
+)
 from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
 
@@ -33,7 +39,7 @@ def binary_cross_entropy(
     Args:
         input: x, probabilities from 0 to 1, of any shape and a floating dtype.
         target: t, from 0 to 1, of the shape and dtype of input.
-        weight: w ≥ 0, of input's dtype, broadcast to the shape of input.
+        weight: w ≥ 0, broadcast to the shape of input.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -45,8 +51,8 @@ def binary_cross_entropy(
     Raises:
         TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
         ValueError: reduction is none of the three, or target has not the shape of input.
-        RuntimeError: input or target is outside of [0, 1], the dtypes differ, weight does not broadcast, or it requires
-            a gradient.
+        RuntimeError: input or target is outside of [0, 1], their dtypes differ, weight does not broadcast, or it
+            requires a gradient.
         NotImplementedError: input is not of a floating dtype.
 
     Source: I. J. Good, "Rational Decisions", Journal of the Royal Statistical Society B 14 (1952);
@@ -58,7 +64,11 @@ def binary_cross_entropy(
     [0.5, 0.75]
     """
     reduction = reduction_of(reduction, size_average, reduce)
+    if has_shape(input, target, *(() if weight is None else (weight,))):
+        checks.require_bce_sizes(input, target, weight)
     loss: ArrayT = dispatch.loss(LossKind.BCE, reduction, {"input": input, "target": target, "weight": weight})
+    if weight is not None:
+        loss = in_dtype_of(loss, input)
     return loss
 
 
@@ -90,14 +100,15 @@ def binary_cross_entropy_with_logits(
             raises recall, below 1 precision.
 
     Returns:
-        The loss, in the dtype that the operands promote to: items of the shape of input, or one number. The gradient
-        flows to input and target, not to weight and pos_weight.
+        The loss, in the dtype of target: items of the shape of input, or one number. The gradient flows to input and
+        target, not to weight and pos_weight.
 
     Raises:
         TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
         ValueError: reduction is none of the three, or target has not the shape of input.
-        RuntimeError: weight or pos_weight does not broadcast, or requires a gradient.
-        NotImplementedError: an operand is not of a floating dtype.
+        RuntimeError: weight or pos_weight does not broadcast, or requires a gradient, or target is not of a floating
+            dtype.
+        NotImplementedError: input is not of a floating dtype.
 
     Source: D. R. Cox, "The Regression Analysis of Binary Sequences", Journal of the Royal Statistical Society B 20
     (1958); ``torch.nn.functional.binary_cross_entropy_with_logits``.
@@ -108,8 +119,10 @@ def binary_cross_entropy_with_logits(
     [0.5, 0.25]
     """
     reduction = reduction_of(reduction, size_average, reduce)
+    if has_shape(input, target):
+        checks.require_logits_sizes(input, target)
     operands = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
-    loss: ArrayT = dispatch.loss(LossKind.BCE_WITH_LOGITS, reduction, operands)
+    loss: ArrayT = in_dtype_of(dispatch.loss(LossKind.BCE_WITH_LOGITS, reduction, operands), target)
     return loss
 
 
@@ -161,7 +174,6 @@ def kl_div(
     if size_average is not None or reduce is not None:
         if batchmean:
             raise ValueError("reduction='batchmean' cannot be combined with size_average or reduce")
-        reduction = reduction_of(reduction, size_average, reduce)
     elif reduction == "mean":
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
@@ -169,6 +181,9 @@ def kl_div(
             "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
             stacklevel=2,
         )
+    reduction = reduction_of(reduction, size_average, reduce)
+    if are_integers(input, target):  # others are refused where all checks are, but these have no dtype to get there
+        checks.require_no_integers(input=input, target=target)
     loss: ArrayT = dispatch.loss(
         LossKind.KL_DIV,
         "mean" if batchmean else reduction,
@@ -200,7 +215,7 @@ def poisson_nll_loss(
     depend on x: t log t - t + log(2πt) / 2 where t > 1, else 0.
 
     Args:
-        input: x, of any shape and a floating dtype; not negative with log_input False.
+        input: x, of any shape; not negative with log_input False. Integers count as float32.
         target: t, counts; broadcast with input.
         log_input: whether input is the log of the rate.
         full: whether to add the term of Stirling's approximation.
@@ -217,7 +232,6 @@ def poisson_nll_loss(
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
         ValueError: reduction is none of the three.
         RuntimeError: the shapes do not broadcast.
-        NotImplementedError: no operand is of a floating dtype.
 
     Source: J. A. Nelder and R. W. M. Wedderburn, "Generalized Linear Models", Journal of the Royal Statistical Society
     A 135 (1972); ``torch.nn.functional.poisson_nll_loss``.
@@ -226,8 +240,8 @@ def poisson_nll_loss(
     >>> poisson_nll_loss(np.array([0.0, 0.0]), np.array([1.0, 5.0]), reduction="none").tolist()  # exp(0) - 0
     [1.0, 1.0]
     """
-    reduction = reduction_of(reduction, size_average, reduce)
-    operands = {"input": input, "target": target}
+    reduction = reduction_of(reduction, size_average, reduce, own_text="{} is not a valid value for reduction")
+    operands = {"input": floating(input), "target": target}
     loss: ArrayT = dispatch.loss(LossKind.POISSON_NLL, reduction, operands, log_input=log_input, full=full, eps=eps)
     return loss
 
@@ -277,21 +291,11 @@ def gaussian_nll_loss(
     if isinstance(var, float):
         if var < 0:
             raise ValueError(f"var has negative entry/entries: it is {var}")
-        var = _everywhere(var, input)
+        var = everywhere(var, input)
+    reduction = reduction_of(reduction, None, None, own_text="{} is not valid")
     operands = {"input": input, "target": target, "var": var}
     loss: ArrayT = dispatch.loss(LossKind.GAUSSIAN_NLL, reduction, operands, full=full, eps=eps)
     return loss
-
-
-def _everywhere(value: float, input: Any) -> Any:
-    """One value at each element of input, in input's dtype (float32 for integers, as in PyTorch), stored once."""
-    if arrays.is_tensor(input):
-        return (input.new_ones(()) * float(value)).expand(input.shape)
-    if not isinstance(input, (np.ndarray, np.generic)):
-        return value  # it is input that is refused
-    with np.errstate(over="ignore"):
-        number = np.asarray(value).astype(input.dtype if checks.is_floating(input) else np.float32)
-    return np.broadcast_to(number, input.shape)
 
 
 def hinge_embedding_loss(
@@ -361,7 +365,7 @@ def margin_ranking_loss(
     derivative is that of the slope.
 
     Args:
-        input1: x₁, scores, of any shape and a floating dtype.
+        input1: x₁, scores, of any shape. If all operands are integers, the loss is float32.
         input2: x₂, with as many axes as input1; broadcast with it.
         target: t, 1 or -1, of any dtype, with as many axes as input1; broadcast with it.
         margin: the lead at which a pair costs nothing.
@@ -377,7 +381,6 @@ def margin_ranking_loss(
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
         ValueError: reduction is none of the three.
         RuntimeError: the operands have not all as many axes, or do not broadcast.
-        NotImplementedError: no operand is of a floating dtype.
 
     Source: Ralf Herbrich, Thore Graepel and Klaus Obermayer, "Large Margin Rank Boundaries for Ordinal Regression",
     Advances in Large Margin Classifiers (MIT Press, 2000); ``torch.nn.functional.margin_ranking_loss``.
@@ -388,6 +391,10 @@ def margin_ranking_loss(
     [0.0, 1.5]
     """
     reduction = reduction_of(reduction, size_average, reduce)
+    if has_shape(input1, input2, target):
+        checks.require_ranks_alike(input1, input2, target)
     operands = {"input1": input1, "input2": input2, "target": target}
+    if are_integers(input1, input2, target):
+        operands = lead_of_integers(**operands)
     loss: ArrayT = dispatch.loss(LossKind.MARGIN_RANKING, reduction, operands, margin=margin)
     return loss

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from portaloss import dispatch
-from portaloss.functional._arrays import Array, ArrayT
+from typing import Any
+
+from portaloss import checks, dispatch
+from portaloss.functional._arrays import Array, ArrayT, are_complex, are_integers, has_shape, zero
 from portaloss.functional._legacy import reduction_of, warn_of_sizes
 from portaloss.kinds import LossKind
+
+#: PyTorch's text for weighted losses.
+_INVALID = "Invalid reduction mode: {}. Expected one of 'none', 'mean', 'sum'"
 
 
 def mse_loss(
@@ -50,7 +55,7 @@ def mse_loss(
     >>> mse_loss(np.array([1.0, 3.0]), np.array([0.0, 1.0]), reduction="none").tolist()  # 1², 2²
     [1.0, 4.0]
     """
-    reduction = reduction_of(reduction, size_average, reduce)
+    reduction = reduction_of(reduction, size_average, reduce, own_text=None if weight is None else _INVALID)
     warn_of_sizes(input, target)
     loss: ArrayT = dispatch.loss(LossKind.MSE, reduction, {"input": input, "target": target, "weight": weight})
     return loss
@@ -73,7 +78,7 @@ def l1_loss(
     with x the input, t the target and w the weight, 1 where none is given. At x = t the gradient is 0.
 
     Args:
-        input: x, of any shape and a floating dtype.
+        input: x, of any shape and a floating or complex dtype; |e| is then the modulus.
         target: t, of the shape of input; another shape is broadcast, with a warning.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
@@ -98,10 +103,20 @@ def l1_loss(
     >>> float(l1_loss(np.array([1.0, 3.0]), np.array([2.0, 1.0])))  # (1 + 2) / 2
     1.5
     """
-    reduction = reduction_of(reduction, size_average, reduce)
+    reduction = reduction_of(reduction, size_average, reduce, own_text=None if weight is None else _INVALID)
     warn_of_sizes(input, target)
-    loss: ArrayT = dispatch.loss(LossKind.L1, reduction, {"input": input, "target": target, "weight": weight})
+    operands = {"input": input, "target": target, "weight": weight}
+    if are_complex(input, target):
+        operands.update(_moduli(input, target))
+    loss: ArrayT = dispatch.loss(LossKind.L1, reduction, operands)
     return loss
+
+
+def _moduli(input: Any, target: Any) -> dict[str, Any]:
+    """Real operands whose errors are the moduli of complex ones."""
+    checks.broadcast_shape(input=input.shape, target=target.shape)
+    modulus = abs(input - target)
+    return {"input": modulus, "target": zero(modulus)}
 
 
 def smooth_l1_loss(
@@ -178,8 +193,9 @@ def huber_loss(
     Raises:
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or delta is no number.
         ValueError: reduction is none of the three, or weight has not the shape of input.
-        RuntimeError: delta is not positive, or the shapes do not broadcast.
-        NotImplementedError: no operand is of a floating dtype.
+        RuntimeError: delta is not positive, the shapes do not broadcast, or target is of a floating dtype and input is
+            not.
+        NotImplementedError: neither is of a floating dtype.
 
     Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35 (1964);
     ``torch.nn.functional.huber_loss``.
@@ -188,7 +204,23 @@ def huber_loss(
     >>> huber_loss(np.array([1.0, 4.0]), np.zeros(2), reduction="none", delta=2.0).tolist()  # 1²/2, 2·(4 - 1)
     [0.5, 6.0]
     """
+    reduction = reduction_of(reduction, None, None, own_text=None if weight is None else _INVALID)
     warn_of_sizes(input, target)
+    _refuse_integers(input, target)
     operands = {"input": input, "target": target, "weight": weight}
     loss: ArrayT = dispatch.loss(LossKind.HUBER, reduction, operands, delta=delta)
     return loss
+
+
+def _refuse_integers(input: Any, target: Any) -> None:
+    """An integer input has PyTorch's two errors: the target's dtype says which."""
+    if not has_shape(input, target) or not are_integers(input):
+        return
+    if are_integers(target):
+        raise NotImplementedError(
+            f"input must be of a floating dtype; huber_loss is not implemented for {checks.dtype_name(input)}"
+        )
+    raise RuntimeError(
+        f"result type {checks.scalar_type(target)} can't be cast to the desired output type "
+        f"{checks.scalar_type(input)}: input must be of a floating dtype"
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from portaloss import dispatch
-from portaloss.functional._arrays import Array, ArrayT
+from portaloss.functional._arrays import Array, ArrayT, floating, in_dtype_of
 from portaloss.functional._legacy import reduction_of
+from portaloss.functional._triplets import triplet_loss
 from portaloss.kinds import LossKind
 
 
@@ -269,7 +270,7 @@ def multilabel_soft_margin_loss(
     >>> float(np.exp(-2 * item).round(6))  # 1/2 · (1 - 3/4)
     0.125
     """
-    reduction = reduction_of(reduction, size_average, reduce)
+    reduction = reduction_of(reduction, size_average, reduce, own_text="{} is not valid")
     operands = {"input": input, "target": target, "weight": weight}
     loss: ArrayT = dispatch.loss(LossKind.MULTILABEL_SOFT_MARGIN, reduction, operands)
     return loss
@@ -295,7 +296,7 @@ def cosine_embedding_loss(
     with x₁ and x₂ rows of the inputs and t the target.
 
     Args:
-        input1: x₁, of a floating dtype: (D) or (N, D), with D features.
+        input1: x₁, (D) or (N, D), with D features. Integers count as float32.
         input2: x₂, of the shape of input1 or one that broadcasts with it.
         target: t, 1 or -1, of any dtype: () or (N).
         margin: the cosine at which dissimilar rows cost nothing; from 0 to 0.5 is usual.
@@ -311,7 +312,6 @@ def cosine_embedding_loss(
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
         ValueError: reduction is none of the three.
         RuntimeError: an operand has another number of axes, or the shapes do not broadcast.
-        NotImplementedError: the inputs are not of a floating dtype.
 
     Source: Jane Bromley, Isabelle Guyon, Yann LeCun, Eduard Säckinger and Roopak Shah, "Signature Verification Using a
     'Siamese' Time Delay Neural Network", NIPS 6 (1993); ``torch.nn.functional.cosine_embedding_loss``.
@@ -322,8 +322,11 @@ def cosine_embedding_loss(
     [0.04, 0.96]
     """
     reduction = reduction_of(reduction, size_average, reduce)
+    input1, input2 = floating(input1), floating(input2)
     operands = {"input1": input1, "input2": input2, "target": target}
-    loss: ArrayT = dispatch.loss(LossKind.COSINE_EMBEDDING, reduction, operands, margin=margin)
+    loss: ArrayT = in_dtype_of(
+        dispatch.loss(LossKind.COSINE_EMBEDDING, reduction, operands, margin=margin), input1, input2
+    )
     return loss
 
 
@@ -349,7 +352,8 @@ def triplet_margin_loss(
     d(p, n) takes the place of d(a, n).
 
     Args:
-        anchor: a, of a floating dtype: (D) or (N, D), or with more axes before the features.
+        anchor: a, (D) or (N, D), or with more axes before the features. Integers and complex numbers are taken
+            too: the loss is real.
         positive: p, with as many axes as anchor; broadcast with it.
         negative: n, with as many axes as anchor; broadcast with it.
         margin: the lead that costs nothing, > 0.
@@ -368,7 +372,6 @@ def triplet_margin_loss(
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
         ValueError: margin is not positive, or reduction is none of the three.
         RuntimeError: the operands have not all as many axes, do not broadcast, or p is negative.
-        NotImplementedError: no operand is of a floating dtype.
 
     Source: Kilian Q. Weinberger, John Blitzer and Lawrence K. Saul, "Distance Metric Learning for Large Margin Nearest
     Neighbor Classification", NIPS 18 (2005); for swap, Vassileios Balntas, Edgar Riba, Daniel Ponsa and Krystian
@@ -381,6 +384,5 @@ def triplet_margin_loss(
     4.0
     """
     reduction = reduction_of(reduction, size_average, reduce)
-    operands = {"anchor": anchor, "positive": positive, "negative": negative}
-    loss: ArrayT = dispatch.loss(LossKind.TRIPLET_MARGIN, reduction, operands, margin=margin, p=p, eps=eps, swap=swap)
+    loss: ArrayT = triplet_loss(reduction, anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap)
     return loss

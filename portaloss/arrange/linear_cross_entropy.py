@@ -1,0 +1,73 @@
+"""Rows that are a matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from portaloss.arrange.rowwise import cross_entropy
+from portaloss.arrange.views import Arranged, Operands, Options, View, apply, as_is, batch, single
+from portaloss.checks import dtype_name, is_floating, require_floating, scalar_type
+
+#: What PyTorch's matrix product calls its elements.
+_C_TYPES = {
+    "float16": "c10::Half",
+    "bfloat16": "c10::BFloat16",
+    "float32": "float",
+    "float64": "double",
+    "int64": "long int",
+    "int32": "int",
+}
+
+
+def linear_cross_entropy(options: Options, operands: Operands) -> Arranged:
+    """(N, D) and (C, d1, ..., D), and what cross-entropy takes beside logits (N, C, d1, ...)."""
+    input, weight, target = operands["input"], operands["linear_weight"], operands["target"]
+    if input.ndim not in (1, 2):
+        raise RuntimeError(f"expected input with dimensionality 1 or 2, got {input.ndim}")
+    if weight.ndim < 2:
+        raise RuntimeError(f"expected linear_weight with dimensionality at least 2, got {weight.ndim}")
+    if input.shape[-1] != weight.shape[-1]:
+        raise RuntimeError(
+            "expected equal input and linear_weight last dimensions (in_features), "
+            f"got {input.shape[-1]} and {weight.shape[-1]}, respectively"
+        )
+    classes, extra = weight.shape[0], weight.shape[1:-1]
+    bias = operands.get("linear_bias")
+    if bias is not None and bias.shape != (classes, *extra):
+        raise RuntimeError(f"expected linear_bias shape {(classes, *extra)}, got {bias.shape}")
+    unbatched = input.ndim == 1
+    if extra and unbatched:
+        raise RuntimeError(
+            f"K-dimensional loss defined by linear_weight shape {weight.shape} requires batched input, "
+            f"(N, {input.shape[-1]}), got unbatched input with shape {input.shape}"
+        )
+    _require_one_dtype(operands)
+    rows = () if unbatched else (input.shape[0],)
+    # the logits exist only as a shape: what cross-entropy checks is checked on a stand-in that takes no memory
+    logits = np.broadcast_to(np.zeros((), input.dtype), (*rows, classes, *extra))
+    checked = {"input": logits, "target": target}
+    if "weight" in operands:
+        checked["weight"] = operands["weight"]
+    inner = cross_entropy(options, checked)
+    views: dict[str, View] = {}
+    if unbatched:
+        views["input"] = batch
+        views["target"] = batch if is_floating(target) else single
+    return Arranged(apply(operands, views), inner.items_shape, None, views, single if unbatched else as_is)
+
+
+def _require_one_dtype(operands: Operands) -> None:
+    input, weight, bias = operands["input"], operands["linear_weight"], operands.get("linear_bias")
+    if bias is not None and not input.dtype == weight.dtype == bias.dtype:
+        first, second = (bias, input) if bias.dtype != input.dtype else (input, weight)
+        raise RuntimeError(
+            f"self and mat2 must have the same dtype, but got {scalar_type(first)} and {scalar_type(second)}: input, "
+            "linear_weight and linear_bias must be of one dtype"
+        )
+    if weight.dtype != input.dtype:
+        first_type, second_type = (_C_TYPES.get(dtype_name(array), dtype_name(array)) for array in (input, weight))
+        raise RuntimeError(
+            f"expected m1 and m2 to have the same dtype, but got: {first_type} != {second_type}: input and "
+            "linear_weight must be of one dtype"
+        )
+    require_floating("input", input)

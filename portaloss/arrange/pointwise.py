@@ -1,0 +1,134 @@
+"""Pointwise: operands broadcast together; only their leading axes need filling up."""
+
+from __future__ import annotations
+
+from portaloss.arrange.views import Arranged, Operands, Options, View, apply, lead
+from portaloss.checks import (
+    Shape,
+    broadcast_shape,
+    distinct,
+    is_floating,
+    require_bce_sizes,
+    require_fits,
+    require_floating,
+    require_logits_sizes,
+    require_no_integers,
+    require_ranks_alike,
+    require_unit_interval,
+    scalar_type,
+)
+
+
+def _align(operands: Operands, full: Shape, **views: View) -> Arranged:
+    for name, array in operands.items():
+        if name not in views and array.ndim < len(full):
+            views[name] = lead(len(full) - array.ndim)
+    return Arranged(apply(operands, views), full, views=views)
+
+
+def alike(options: Options, operands: Operands) -> Arranged:
+    """Operands in the order in which PyTorch broadcasts them."""
+    del options
+    full: Shape | None = None
+    for array in operands.values():  # the common case first: all of one shape
+        if full is None:
+            full = array.shape
+        elif array.shape != full:
+            full = broadcast_shape(**{name: array.shape for name, array in operands.items()})
+            return _align(operands, full)
+    return Arranged(dict(operands), full or ())
+
+
+def target_first(options: Options, operands: Operands) -> Arranged:
+    """As ``alike``, where PyTorch broadcasts the target with the input and not the other way round."""
+    if operands["input"].shape != operands["target"].shape:
+        broadcast_shape(target=operands["target"].shape, input=operands["input"].shape)
+    return alike(options, operands)
+
+
+def weighted(options: Options, operands: Operands) -> Arranged:
+    """Input and target, and maybe a weight of input's very shape."""
+    input, weight = operands["input"], operands.get("weight")
+    if weight is not None:
+        if operands["target"].shape != input.shape:
+            broadcast_shape(input=input.shape, target=operands["target"].shape)
+        if weight.shape != input.shape:
+            raise ValueError(
+                f"Weights and input must have the same size. Got weight {weight.shape} and input {input.shape}"
+            )
+    return alike(options, operands)
+
+
+def bce(options: Options, operands: Operands) -> Arranged:
+    """Probabilities."""
+    input, target, weight = operands["input"], operands["target"], operands.get("weight")
+    require_bce_sizes(input, target, weight)
+    require_floating("input", input)
+    if weight is not None:
+        require_fits("weight", weight.shape, "input", input.shape)
+    if target.dtype != input.dtype:
+        raise RuntimeError(
+            f"Found dtype {scalar_type(target)} but expected {scalar_type(input)}: target must have input's dtype"
+        )
+    require_unit_interval("input", input)
+    require_unit_interval("target", target)
+    return alike(options, operands)
+
+
+def bce_with_logits(options: Options, operands: Operands) -> Arranged:
+    """Logits."""
+    input, target = operands["input"], operands["target"]
+    require_logits_sizes(input, target)
+    require_floating("input", input)
+    if "pos_weight" in operands:
+        pos_weight = operands["pos_weight"]
+        broadcast_shape(pos_weight=pos_weight.shape, target=target.shape)
+        require_fits("pos_weight", pos_weight.shape, "input", input.shape)
+    if "weight" in operands:
+        require_fits("weight", operands["weight"].shape, "input", input.shape)
+    if not is_floating(target):
+        raise RuntimeError(
+            f"result type {scalar_type(input)} can't be cast to the desired output type {scalar_type(target)}: target "
+            "must be of a floating dtype"
+        )
+    return alike(options, operands)
+
+
+def kl_div(options: Options, operands: Operands) -> Arranged:
+    """Log-probabilities, and probabilities or their logarithms."""
+    require_no_integers(**operands)
+    return target_first(options, operands)
+
+
+def margin_ranking(options: Options, operands: Operands) -> Arranged:
+    """Two scores and a sign, with as many axes each."""
+    input1, input2, target = operands["input1"], operands["input2"], operands["target"]
+    require_ranks_alike(input1, input2, target)
+    if not input1.shape == input2.shape == target.shape:
+        broadcast_shape(target=target.shape, input=broadcast_shape(input1=input1.shape, input2=input2.shape))
+    return alike(options, operands)
+
+
+def gaussian_nll(options: Options, operands: Operands) -> Arranged:
+    """A mean, a target, and a variance of one of four forms."""
+    del options
+    input, target, var = operands["input"], operands["target"], operands["var"]
+    if var.size and (distinct(var) < 0).any():
+        raise ValueError("var has negative entry/entries")
+    views: dict[str, View] = {}
+    if var.shape != input.shape:
+        if var.shape == input.shape[:-1] and input.ndim:  # one variance for each row
+            views["var"] = lambda array: array[..., None]
+        else:
+            differing = [v for i, v in zip(input.shape, var.shape, strict=False) if i != v]
+            if var.ndim != input.ndim or sum(differing) != 1:
+                raise ValueError(
+                    f"var is of incorrect size: got {var.shape}, expected {input.shape}, that without its last axis, "
+                    "or with 1 in place of one axis"
+                )
+    var_shape = views["var"](var).shape if views else var.shape
+    full = broadcast_shape(input=input.shape, target=target.shape, var=var_shape)
+    if views:
+        axes = len(full) - len(var_shape)
+        views["var"] = lambda array: array[(None,) * axes + (..., None)]
+    return _align(operands, full, **views)

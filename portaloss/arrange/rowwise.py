@@ -1,0 +1,262 @@
+"""Rowwise: (N, C, d1, ...), from unbatched and K-dimensional forms and from forms with the features last."""
+
+from __future__ import annotations
+
+from portaloss.arrange.views import (
+    Arranged,
+    Array,
+    Operands,
+    Options,
+    View,
+    apply,
+    batch,
+    classes,
+    feature_axis_last,
+    lead,
+    row,
+    row_unbatched,
+)
+from portaloss.checks import (
+    Shape,
+    broadcast_shape,
+    is_floating,
+    require_classes_in_range,
+    require_floating,
+    require_integer,
+    require_scalar_type,
+    scalar_type,
+)
+
+# A class target, or a distribution over classes.
+
+
+def nll(options: Options, operands: Operands) -> Arranged:
+    """Log-probabilities and classes."""
+    input, target = operands["input"], operands["target"]
+    if input.ndim < 1:
+        raise ValueError("Expected 1 or more dimensions (got 0): input must have a class axis")
+    require_floating("input", input)
+    _require_class_targets(input, target)
+    return _classified(options, operands)
+
+
+def cross_entropy(options: Options, operands: Operands) -> Arranged:
+    """Logits and classes, or distributions of the logits' shape."""
+    input, target = operands["input"], operands["target"]
+    require_floating("input", input)
+    if input.shape == target.shape:
+        if not is_floating(target):
+            raise RuntimeError(
+                f"Expected floating point type for target with class probabilities, got {scalar_type(target)}: target "
+                "is of input's shape"
+            )
+        if options["ignore_index"] >= 0:
+            raise RuntimeError("ignore_index is not supported for floating point target")
+        if input.ndim < 1:
+            raise RuntimeError("input must have a class axis, got a 0-dimensional array")
+    else:
+        if input.ndim < 1:
+            raise ValueError("Expected 1 or more dimensions (got 0): input must have a class axis")
+        _require_class_targets(input, target)
+    return _classified(options, operands)
+
+
+def _require_class_targets(input: Array, target: Array) -> None:
+    """The shape and dtype of classes, as PyTorch checks them: each rank of input has its own text."""
+    expected = (input.shape[0], *input.shape[2:]) if input.ndim > 1 else ()
+    if input.ndim > 1 and (target.ndim == 0 or target.shape[0] != input.shape[0]):
+        size = target.shape[0] if target.ndim else 0
+        raise ValueError(f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({size}).")
+    if input.ndim <= 2 and target.ndim > 1:
+        raise RuntimeError(
+            f"0D or 1D target tensor expected, multi-target not supported: target is of shape {list(target.shape)}, "
+            f"input of shape {list(input.shape)}"
+        )
+    if input.ndim == 1 and target.size != 1:
+        raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {target.size}")
+    if input.ndim == 4 and target.ndim != 3:
+        raise RuntimeError(
+            f"only batches of spatial targets supported (3D tensors) but got targets of dimension: {target.ndim}"
+        )
+    if input.ndim == 4 and target.shape != expected:
+        raise RuntimeError(f"size mismatch (got input: {list(input.shape)} , target: {list(target.shape)})")
+    if input.ndim > 1 and target.shape != expected:
+        raise RuntimeError(f"Expected target size {list(expected)}, got {list(target.shape)}")
+    if "int" not in str(target.dtype):
+        raise RuntimeError(
+            f"expected target dtype to be Long or Byte, but got {scalar_type(target)}: target holds class indices, for "
+            "it is not of input's shape"
+        )
+
+
+def _classified(options: Options, operands: Operands) -> Arranged:
+    input, target = operands["input"], operands["target"]
+    count = input.shape[min(input.ndim - 1, 1)]
+    soft = is_floating(target)
+    if "weight" in operands:
+        _require_class_weight(operands["weight"], count, input, soft=soft)
+    if not soft:
+        require_classes_in_range("target", target, count, ignore_index=options["ignore_index"])
+    views, items_shape = _class_target_views(operands)
+    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+
+
+def _require_class_weight(weight: Array, count: int, input: Array, *, soft: bool) -> None:
+    if weight.shape != (count,):
+        shape = list(weight.shape)
+        if input.ndim > 2 and not soft:
+            raise RuntimeError(
+                f"weight tensor should be defined either for all or no classes: there are {count}, but weight is of "
+                f"shape {shape}"
+            )
+        raise RuntimeError(
+            f"{'cross_entropy: ' if soft else ''}weight tensor should be defined either for all {count} classes or no "
+            f"classes but got weight tensor of shape: {shape}"
+        )
+    if not soft:
+        require_scalar_type("weight", weight, "input", input)
+
+
+def _class_target_views(operands: Operands) -> tuple[dict[str, View], Shape]:
+    input, soft = operands["input"], is_floating(operands["target"])
+    views: dict[str, View] = {"weight": classes(max(input.ndim, 2))}
+    if input.ndim == 1:
+        views["input"] = batch
+        views["target"] = batch if soft else row_unbatched
+        return views, ()
+    if not soft:
+        views["target"] = row
+    return views, (input.shape[0], *input.shape[2:])
+
+
+# Margins between classes.
+
+
+def multi_margin(options: Options, operands: Operands) -> Arranged:
+    """Scores and classes."""
+    del options
+    input, target, weight = operands["input"], operands["target"], operands.get("weight")
+    require_floating("input", input)
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(f"weight must be one-dimensional, got shape {weight.shape}")
+    _require_scores(input)
+    rows = input.shape[0] if input.ndim == 2 else 1
+    if target.ndim > 1 or target.size != rows:
+        raise RuntimeError(
+            "multi_margin_loss: target tensor should be 1-D with size equal to the number of input samples (batch "
+            f"size). Expected target size [{rows}], but got {list(target.shape)}. Input has shape {list(input.shape)}."
+        )
+    count = input.shape[-1] if input.ndim else 1
+    if weight is not None and weight.shape != (count,):
+        raise RuntimeError(f"inconsistent weight size, expected {count} but got {list(weight.shape)}")
+    require_integer("target", target)
+    if weight is not None:
+        require_scalar_type("weight", weight, "input", input)
+    require_classes_in_range("target", target, count, text="target out of range")
+    views: dict[str, View] = {
+        "input": feature_axis_last(input.ndim),
+        "target": row if target.ndim else row_unbatched,
+        "weight": batch,
+    }
+    return Arranged(apply(operands, views), target.shape, 1, views, views["target"])
+
+
+def multilabel_margin(options: Options, operands: Operands) -> Arranged:
+    """Scores and sets of classes, both (C) or (N, C)."""
+    del options
+    input, target = operands["input"], operands["target"]
+    require_floating("input", input)
+    _require_scores(input)
+    if target.shape != input.shape:
+        raise RuntimeError(f"inconsistent target size: {list(target.shape)} for input of size: {list(input.shape)}")
+    require_integer("target", target)
+    require_classes_in_range(
+        "target",
+        target,
+        input.shape[-1] if input.ndim else 1,
+        padding=True,
+        text="argument #2 'target' is out of range",
+    )
+    view = feature_axis_last(input.ndim)
+    views = {"input": view, "target": view}
+    items_shape = input.shape[:-1]
+    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+
+
+def _require_scores(input: Array) -> None:
+    if input.ndim > 2 or (input.ndim and input.shape[-1] == 0):
+        raise RuntimeError(
+            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(input.shape)}"
+        )
+
+
+# Features last, and as many axes before them as one likes.
+
+
+def multilabel_soft_margin(options: Options, operands: Operands) -> Arranged:
+    """Logits and targets from 0 to 1."""
+    del options
+    input, target = operands["input"], operands["target"]
+    require_floating("input", input)
+    if input.ndim == 0:
+        raise IndexError(
+            "Dimension specified as -1 but tensor has no dimensions: input needs a class axis, got a 0-dimensional one"
+        )
+    full = broadcast_shape(target=target.shape, input=input.shape)
+    if "weight" in operands:
+        full = broadcast_shape(input=full, weight=operands["weight"].shape)
+    if len(full) > input.ndim:
+        raise RuntimeError(
+            f"input of shape {input.shape} must have as many dimensions as what it broadcasts to, {full}"
+        )
+    return _features(operands, full)
+
+
+def triplet_margin(options: Options, operands: Operands) -> Arranged:
+    """Anchor, positive and negative."""
+    del options
+    return _features(operands, triplet_shape(operands["anchor"], operands["positive"], operands["negative"]))
+
+
+def triplet_shape(anchor: Array, positive: Array, negative: Array) -> Shape:
+    """The shape that a triplet broadcasts to."""
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        raise RuntimeError(
+            "The anchor, positive, and negative tensors are expected to have the same number of dimensions, but got: "
+            f"anchor {anchor.ndim}D, positive {positive.ndim}D, and negative {negative.ndim}D inputs"
+        )
+    near = broadcast_shape(anchor=anchor.shape, positive=positive.shape)
+    far = broadcast_shape(anchor=anchor.shape, negative=negative.shape)
+    return broadcast_shape(positive=near, negative=far)
+
+
+def _features(operands: Operands, full: Shape) -> Arranged:
+    """Operands that broadcast together, features last."""
+    rank = len(full)
+    last = feature_axis_last(rank)
+    views: dict[str, View] = {}
+    for name, array in operands.items():
+        first = lead(rank - array.ndim)
+        views[name] = last if array.ndim == rank else lambda a, first=first: last(first(a))  # type: ignore[misc]
+    items_shape = full[:-1]
+    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+
+
+def cosine_embedding(options: Options, operands: Operands) -> Arranged:
+    """Two rows (D) or (N, D), and a sign for each."""
+    del options
+    input1, input2, target = operands["input1"], operands["input2"], operands["target"]
+    require_floating("input1", input1)
+    require_floating("input2", input2)
+    if target.ndim > 1:
+        raise RuntimeError(f"0D or 1D target tensor expected, multi-target not supported; got target {target.shape}")
+    if input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:
+        raise RuntimeError(
+            f"{target.ndim}D target tensor expects {target.ndim + 1}D input tensors, but found inputs with sizes "
+            f"{list(input1.shape)} and {list(input2.shape)}."
+        )
+    full = broadcast_shape(input1=input1.shape, input2=input2.shape)
+    items_shape = broadcast_shape(target=target.shape, input=full[:-1])
+    view = feature_axis_last(len(full))
+    views = {"input1": view, "input2": view, "target": row if target.ndim else row_unbatched}
+    return Arranged(apply(operands, views), items_shape, 1, views, views["target"])
