@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from portaloss import arrays, checks, dispatch
 from portaloss.functional._arrays import Array, ArrayT
-from portaloss.functional._legacy import reduction_of
+from portaloss.functional._legacy import reduction_of, warn
 from portaloss.kinds import LossKind
 
 
@@ -163,11 +162,11 @@ def kl_div(
             raise ValueError("reduction='batchmean' cannot be combined with size_average or reduce")
         reduction = reduction_of(reduction, size_average, reduce)
     elif reduction == "mean":
-        warnings.warn(
+        warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
             "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-            stacklevel=2,
+            stacklevel=3,
         )
     loss: ArrayT = dispatch.loss(
         LossKind.KL_DIV,

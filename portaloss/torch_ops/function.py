@@ -1,4 +1,4 @@
-"""Losses that torch's autograd knows: the one place that registers with torch."""
+"""The way of eager mode: an autograd.Function, and gradients that come with the loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from portaloss.plan import Plan, differentiable
+from portaloss.torch_ops import composites
 
 
 def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
@@ -53,9 +54,12 @@ class _Loss(torch.autograd.Function):
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         operands = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+            found = composites.gradients(ctx.plan, operands, ctx.wants, upstream)
+            by_name = dict(zip(ctx.wants, found, strict=True))
+            return None, None, *(by_name.get(name) for name in ctx.names)
         gradients = _early_gradients(ctx, upstream)
         if gradients is None:
             gradients = ctx.plan.backward(upstream, wants=ctx.wants, **operands)
