@@ -28,31 +28,26 @@ def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, 
     """
     if compiling():
         # the tracer reads this function, and should find little in it: checks are the operator's, when it runs
-        from portaloss.torch_ops import library
+        from portaloss import torch_ops
 
-        return library.call(
-            kind.name,
-            reduction if isinstance(reduction, str) else reduction.name.lower(),
-            {k: v for k, v in operands.items() if v is not None},
-            options,
-        )
+        return torch_ops.trace(kind.name, reduction, operands, options)
     row = LOSSES[kind]
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
     library = arrays.library_of(given)
     device = "cpu" if library == arrays.NUMPY else _device(given)
-    plan = make_plan(
-        kind, result_dtype(row, given), as_reduction(reduction), backends.for_device(device), tuple(options.items())
-    )
+    if library == arrays.TORCH:
+        from portaloss import torch_ops
+
+        given = torch_ops.autocast.cast(kind.name, given)
+    backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
+    plan = make_plan(kind, result_dtype(row, given), as_reduction(reduction), backend, tuple(options.items()))
     recorder = gradients.active()
     if recorder is not None:
         return recorder.record(plan, given)
     if library == arrays.NUMPY:
         return plan.forward_with_gradients(given, ()).value
-
-    from portaloss import torch_ops
-
     return torch_ops.apply(plan, given)
 
 

@@ -7,13 +7,15 @@ torch.func, forward-mode AD and all derivatives beyond the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from portaloss.kinds import LossReduction
 from portaloss.plan import Plan
-from portaloss.torch_ops import composites, function, library
+from portaloss.torch_ops import autocast, composites, function, library
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -23,12 +25,33 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Tensor:
 
     Raises:
         RuntimeError: an operand without a gradient requires one, as PyTorch raises.
+        NotImplementedError: an operand is sparse, or of another layout than strided.
     """
+    plain = True
+    for name, value in operands.items():
+        if type(value) not in _PLAIN:
+            plain = False
+        elif value.layout is not torch.strided:
+            raise NotImplementedError(
+                f"{name} is of layout {value.layout}; losses are of dense tensors, {name}.to_dense() is one"
+            )
+        elif value.is_meta:
+            return composites.loss(plan, operands)
     if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
         return composites.loss(plan, operands)
-    if torch._C._len_torch_dispatch_stack() or any(type(value) not in _PLAIN for value in operands.values()):
+    if not plain or torch._C._len_torch_dispatch_stack():
         return library.call(plan.kind.name, plan.reduction.name.lower(), operands, dict(plan.options))
     return function.apply(plan, operands)
 
 
-__all__ = ["apply", "composites", "function", "library"]
+def trace(kind: str, reduction: str | LossReduction, operands: Mapping[str, Any], options: dict[str, Any]) -> Tensor:
+    """The loss in a function that torch.compile is reading."""
+    tensors = {name: value for name, value in operands.items() if value is not None}
+    for name in ("input_lengths", "target_lengths"):
+        if name in tensors and not isinstance(tensors[name], Tensor):
+            tensors[name] = torch.tensor(tensors[name])
+    text = reduction if isinstance(reduction, str) else reduction.name.lower()
+    return library.call(kind, text, autocast.cast(kind, tensors), options)
+
+
+__all__ = ["apply", "autocast", "composites", "function", "library", "trace"]

@@ -99,10 +99,8 @@ def compare(
     upstream = torch.randn(expected.value.shape, dtype=torch.float64).to(expected.value.dtype)
     got = run(ours, leaves(arguments, wants), upstream)
     for name, value in tensors(arguments).items():
-        assert torch.equal(
-            torch.view_as_real(value) if value.is_complex() else value.nan_to_num(),
-            torch.view_as_real(before[name]) if value.is_complex() else before[name].nan_to_num(),
-        ), f"{name} was changed"
+        assert torch.equal(torch.view_as_real(value) if value.is_complex() else value.nan_to_num(), 
+                           torch.view_as_real(before[name]) if value.is_complex() else before[name].nan_to_num()), f"{name} was changed"
     assert got.warnings == expected.warnings
     truth = expected
     if any(value.is_floating_point() or value.is_complex() for value in tensors(arguments).values()):
@@ -136,8 +134,6 @@ def compare_errors(ours: Callable[..., Any], arguments: Arguments, expected: Exc
 
 def same_error(got: Exception, expected: Exception) -> None:
     """The same type, and PyTorch's text word for word at the start; ours may go on to say which argument and where."""
-    assert isinstance(got, type(expected)), (
-        f"{type(got).__name__}: {got}\nPyTorch: {type(expected).__name__}: {expected}"
-    )
+    assert isinstance(got, type(expected)), f"{type(got).__name__}: {got}\nPyTorch: {type(expected).__name__}: {expected}"
     text = str(expected).rstrip(". \n")
     assert str(got).startswith(text), f"{type(got).__name__}: {got}\nPyTorch: {text}"
