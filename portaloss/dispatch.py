@@ -14,13 +14,21 @@ from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import as_reduction, make_plan, result_dtype
 
 
-def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, Any], **options: Any) -> Any:
+def loss(
+    kind: LossKind,
+    reduction: str | LossReduction,
+    operands: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    **options: Any,
+) -> Any:
     """Compute a loss.
 
     Args:
         kind: which.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         operands: by the catalogue's names; None means absent. Sequences of ints are taken for lengths.
+        dtype: of the loss; by default the operands'. Linear cross-entropy of 16-bit operands may have float32.
         **options: by the catalogue's names.
 
     Returns:
@@ -30,7 +38,7 @@ def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, 
         # the tracer reads this function, and should find little in it: checks are the operator's, when it runs
         from portaloss import torch_ops
 
-        return torch_ops.trace(kind.name, reduction, operands, options)
+        return torch_ops.trace(kind.name, reduction, operands, options, dtype)
     row = LOSSES[kind]
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
@@ -42,7 +50,8 @@ def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, 
 
         given = torch_ops.autocast.cast(kind.name, given)
     backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
-    plan = make_plan(kind, result_dtype(row, given), as_reduction(reduction), backend, tuple(options.items()))
+    found = dtype or result_dtype(row, given)
+    plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
     recorder = gradients.active()
     if recorder is not None:
         return recorder.record(plan, given)

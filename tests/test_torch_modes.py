@@ -80,21 +80,17 @@ def test_fake_tensors_have_a_shape_and_dtype(kind):
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
 
 
-@KINDS
-def test_no_recompilation_for_another_batch_size(kind):
+@pytest.mark.parametrize(
+    ("function", "draw"),
+    [
+        (functional.cross_entropy, lambda n: (torch.randn(n, 5), torch.randint(5, (n,)))),
+        (functional.mse_loss, lambda n: (torch.randn(n, 5), torch.randn(n, 5))),
+        (functional.cosine_embedding_loss, lambda n: (torch.randn(n, 5), torch.randn(n, 5), torch.ones(n))),
+    ],
+)
+def test_no_recompilation_for_another_batch_size(function, draw):
     torch.compiler.reset()
     counter = CompileCounter()
-    if kind not in (LossKind.CROSS_ENTROPY, LossKind.MSE, LossKind.COSINE_EMBEDDING):
-        pytest.skip("a kind of each sort is enough: all are one function to the tracer")
-    functions = {
-        LossKind.CROSS_ENTROPY: (functional.cross_entropy, lambda n: (torch.randn(n, 5), torch.randint(5, (n,)))),
-        LossKind.MSE: (functional.mse_loss, lambda n: (torch.randn(n, 5), torch.randn(n, 5))),
-        LossKind.COSINE_EMBEDDING: (
-            functional.cosine_embedding_loss,
-            lambda n: (torch.randn(n, 5), torch.randn(n, 5), torch.ones(n)),
-        ),
-    }
-    function, draw = functions[kind]
     compiled = torch.compile(lambda *operands: function(*operands), backend=counter, fullgraph=True, dynamic=True)
     for count in (4, 9, 33, 150):
         operands = draw(count)

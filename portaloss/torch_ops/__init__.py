@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portaloss.kinds import LossReduction
+from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan
 from portaloss.torch_ops import autocast, composites, function, library
 
@@ -40,16 +40,27 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Tensor:
     if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
         return composites.loss(plan, operands)
     if not plain or torch._C._len_torch_dispatch_stack():
-        return library.call(plan.kind.name, plan.reduction.name.lower(), operands, dict(plan.options))
+        given = (
+            composites.widened(operands, plan.dtype) if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY else operands
+        )
+        return library.call(plan.kind.name, plan.reduction.name.lower(), given, dict(plan.options))
     return function.apply(plan, operands)
 
 
-def trace(kind: str, reduction: str | LossReduction, operands: Mapping[str, Any], options: dict[str, Any]) -> Tensor:
-    """The loss in a function that torch.compile is reading."""
+def trace(
+    kind: str,
+    reduction: str | LossReduction,
+    operands: Mapping[str, Any],
+    options: dict[str, Any],
+    dtype: str | None,
+) -> Tensor:
+    """The loss in a function that torch.compile is reading; of another dtype than the operands' by casts of these."""
     tensors = {name: value for name, value in operands.items() if value is not None}
     for name in ("input_lengths", "target_lengths"):
         if name in tensors and not isinstance(tensors[name], Tensor):
             tensors[name] = torch.tensor(tensors[name])
+    if dtype is not None:
+        tensors = composites.widened(tensors, dtype)
     text = reduction if isinstance(reduction, str) else reduction.name.lower()
     return library.call(kind, text, autocast.cast(kind, tensors), options)
 

@@ -25,6 +25,8 @@ def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     options = dict(plan.options)
     reduction = plan.reduction.name.lower()
     own = _OWN.get(plan.kind)
+    if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
+        operands = widened(operands, plan.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # portaloss.functional has warned already
         if own is not None:
@@ -33,6 +35,12 @@ def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
             reduction = "batchmean"
         value: Tensor = getattr(F, plan.loss.function)(**operands, **options, reduction=reduction)
         return value
+
+
+def widened(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Floating operands in another dtype: that of a plan for a wider loss than its operands."""
+    wide = getattr(torch, dtype)
+    return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
 
 
 def gradients(plan: Plan, operands: Mapping[str, Tensor], wants: tuple[str, ...], upstream: Tensor) -> tuple[Any, ...]:
@@ -93,7 +101,7 @@ def _multilabel_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any
 
 
 def _linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
-    given = dict(operands)
+    given: dict[str, Any] = dict(operands)
     input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
     logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
     logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
@@ -179,6 +187,10 @@ _OWN: Mapping[LossKind, _Composite] = {
 }
 
 
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # it has no annotations
+
+
 def items_shape(loss: Loss, operands: Mapping[str, Tensor]) -> tuple[int, ...]:
     """The shape of the loss with reduction none, from shapes alone; sizes may be symbols."""
     shapes = [tuple(operand.shape) for operand in operands.values()]
@@ -196,10 +208,10 @@ def items_shape(loss: Loss, operands: Mapping[str, Tensor]) -> tuple[int, ...]:
     if loss.kind is LossKind.MULTILABEL_MARGIN:
         return first[:-1]
     if loss.kind is LossKind.COSINE_EMBEDDING:
-        return tuple(torch.broadcast_shapes(torch.broadcast_shapes(*shapes[:2])[:-1], target))
-    full = tuple(torch.broadcast_shapes(*shapes))
+        return _broadcast(_broadcast(*shapes[:2])[:-1], target)
+    full = _broadcast(*shapes)
     if loss.kind in (LossKind.MULTILABEL_SOFT_MARGIN, LossKind.TRIPLET_MARGIN):
         return full[:-1]
     if loss.kind is LossKind.GAUSSIAN_NLL:
-        return tuple(torch.broadcast_shapes(*shapes[:2]))
+        return _broadcast(*shapes[:2])
     return full
