@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,36 +14,56 @@ from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import as_reduction, make_plan, result_dtype
 
 
-def loss(kind: LossKind, reduction: str | LossReduction, operands: Mapping[str, Any], **options: Any) -> Any:
+def loss(
+    kind: LossKind,
+    reduction: str | LossReduction,
+    operands: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    **options: Any,
+) -> Any:
     """Compute a loss.
 
     Args:
         kind: which.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         operands: by the catalogue's names; None means absent. Sequences of ints are taken for lengths.
+        dtype: of the loss; by default the operands'. Linear cross-entropy of 16-bit operands may have float32.
         **options: by the catalogue's names.
 
     Returns:
         A NumPy array or scalar for NumPy operands, a torch tensor that knows its gradient for tensors.
     """
+    if compiling():
+        # the tracer reads this function, and should find little in it: checks are the operator's, when it runs
+        from portaloss import torch_ops
+
+        return torch_ops.trace(kind.name, reduction, operands, options, dtype)
     row = LOSSES[kind]
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
     library = arrays.library_of(given)
     device = "cpu" if library == arrays.NUMPY else _device(given)
-    plan = make_plan(
-        kind, result_dtype(row, given), as_reduction(reduction), backends.for_device(device), tuple(options.items())
-    )
+    if library == arrays.TORCH:
+        from portaloss import torch_ops
+
+        given = torch_ops.autocast.cast(kind.name, given)
+    backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
+    found = dtype or result_dtype(row, given)
+    plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
     recorder = gradients.active()
     if recorder is not None:
         return recorder.record(plan, given)
     if library == arrays.NUMPY:
         return plan.forward_with_gradients(given, ()).value
-
-    from portaloss import torch_ops
-
     return torch_ops.apply(plan, given)
+
+
+def compiling() -> bool:
+    """Whether torch.compile is tracing this call."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_dynamo_compiling())
 
 
 def _lengths_to_arrays(given: dict[str, Any]) -> None:

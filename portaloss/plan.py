@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from portaloss import arrays, backends
-from portaloss.catalogue import LOSSES, SKU, Loss
+from portaloss.catalogue import LOSSES, SKU, Family, Loss
 from portaloss.checks import dtype_name, is_floating
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
 
@@ -141,7 +141,8 @@ class Plan:
         if reason is not None:
             raise NotImplementedError(reason)
         dtype = result_dtype(self.loss, given)
-        if dtype != self.dtype:
+        wider = self.loss.family is Family.LINEAR_CROSS_ENTROPY and (self.dtype, _RANK[dtype]) == ("float32", 1)
+        if dtype != self.dtype and not wider:
             raise RuntimeError(f"the plan is for {self.dtype}, but these operands give {dtype}")
         return given
 

@@ -55,3 +55,14 @@ def test_the_benchmark_checks_before_it_times(tmp_path, capsys):
     assert [row["loss"] for row in rows] == ["mse", "kl_div", "bce_with_logits", "gaussian_nll"]
     assert all(row["ratio"] > 0 for row in rows)
     assert '"rows"' in (tmp_path / "b.json").read_text()
+
+
+def test_a_language_model_learns_the_same_with_either_loss(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    results = main_of("examples/finetune.py")(["--steps", "10", "--out", str(tmp_path)])
+    theirs, ours = (results[name]["losses"] for name in ("torch", "portaloss"))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ours[-1] < 0.9 * ours[0]
+    # the logits, their softmax and their gradient: 16 x 128 rows of the vocabulary in float32, three times
+    assert results["portaloss"]["memory"] < results["torch"]["memory"]
+    assert "the curves agree to" in capsys.readouterr().out

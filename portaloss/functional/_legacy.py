@@ -5,7 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from portaloss import dispatch
 from portaloss.kinds import LossReduction
+
+
+def warn(message: str, stacklevel: int = 4) -> None:
+    """Warn the caller of the loss; not in a function that is being compiled, which can't warn when it runs."""
+    if not dispatch.compiling():
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None, *, own_text: str | None = None) -> str:
@@ -32,9 +39,7 @@ def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None,
         if own_text is not None:
             _require_reduction(reduction, own_text)
         elif reduction == "elementwise_mean":
-            warnings.warn(
-                "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3
-            )
+            warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.")
             return "mean"
         return reduction
     if reduce is not None and not reduce:
@@ -43,10 +48,7 @@ def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None,
         meant = "sum"
     else:
         meant = "mean"
-    warnings.warn(
-        f"size_average and reduce args will be deprecated, please use reduction='{meant}' instead.",
-        stacklevel=3,  # the caller of the loss
-    )
+    warn(f"size_average and reduce args will be deprecated, please use reduction='{meant}' instead.")
     return meant
 
 
@@ -62,8 +64,7 @@ def warn_of_sizes(input: Any, target: Any) -> None:
     """Warn where a target of another size is about to be broadcast: more often a mistake than meant."""
     sizes = getattr(input, "shape", None), getattr(target, "shape", None)  # what has none is refused later
     if None not in sizes and sizes[0] != sizes[1]:
-        warnings.warn(
+        warn(
             f"Using a target size ({sizes[1]}) that is different to the input size ({sizes[0]}). This will likely lead "
-            "to incorrect results due to broadcasting. Please ensure they have the same size.",
-            stacklevel=3,  # the caller of the loss
+            "to incorrect results due to broadcasting. Please ensure they have the same size."
         )

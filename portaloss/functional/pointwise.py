@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 from portaloss import checks, dispatch
 from portaloss.functional._arrays import (
     Array,
@@ -15,7 +13,7 @@ from portaloss.functional._arrays import (
     in_dtype_of,
     lead_of_integers,
 )
-from portaloss.functional._legacy import reduction_of
+from portaloss.functional._legacy import reduction_of, warn
 from portaloss.kinds import LossKind
 
 
@@ -175,11 +173,11 @@ def kl_div(
         if batchmean:
             raise ValueError("reduction='batchmean' cannot be combined with size_average or reduce")
     elif reduction == "mean":
-        warnings.warn(
+        warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
             "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-            stacklevel=2,
+            stacklevel=3,
         )
     reduction = reduction_of(reduction, size_average, reduce)
     if are_integers(input, target):  # others are refused where all checks are, but these have no dtype to get there

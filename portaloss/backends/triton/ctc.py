@@ -434,8 +434,10 @@ class _Labels:
 
 def _labels(operands: Mapping[str, Tensor], samples: int, device: torch.device) -> _Labels:
     targets = operands["targets"].to(device).contiguous()
-    input_lengths = operands["input_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
-    target_lengths = operands["target_lengths"].reshape(-1).to(device, torch.int64, non_blocking=True)
+    input_lengths, target_lengths = (
+        operands[name].reshape(-1).to(device, torch.int64, non_blocking=True).contiguous()
+        for name in ("input_lengths", "target_lengths")
+    )
     concatenated = targets.ndim == 1 and samples > 1
     if concatenated:
         lengths = target_lengths.clamp(min=0)

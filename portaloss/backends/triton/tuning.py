@@ -72,7 +72,7 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
         return RowLaunch((1 << 12) // block, block, 1)
     if not contiguous:
         return RowLaunch(128, min(whole, 8), warps(256, lanes))
-    each = 8 if itemsize <= 4 else 4
+    each = 8 if itemsize <= 4 else 2  # float64: 16 bytes a thread, and its functions take many registers
     if whole <= 512:
         return RowLaunch(min(256, 256 * each // whole), whole, warps(256, lanes))
     block = min(whole, 512 * each)

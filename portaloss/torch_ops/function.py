@@ -1,12 +1,14 @@
-"""Losses that torch's autograd knows: the one place that registers with torch."""
+"""The way of eager mode: an autograd.Function, and gradients that come with the loss."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from portaloss.plan import Plan, differentiable
+from portaloss.torch_ops import composites
 
 
 def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
@@ -16,7 +18,8 @@ def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
         RuntimeError: an operand without a gradient requires one, as PyTorch raises.
     """
     if not (torch.is_grad_enabled() and any(value.requires_grad for value in operands.values())):
-        value: torch.Tensor = plan.forward_with_gradients(operands, ()).value
+        with _named(plan.loss.name):
+            value: torch.Tensor = plan.forward_with_gradients(operands, ()).value
         return value
     possible = differentiable(plan.loss, operands)
     for row in plan.loss.operands:
@@ -45,7 +48,8 @@ class _Loss(torch.autograd.Function):
         possible = differentiable(plan.loss, operands)
         needed = dict(zip(names, ctx.needs_input_grad[2:], strict=True))
         wants = tuple(name for name in names if needed[name] and name in possible)
-        result = plan.forward_with_gradients(operands, wants)
+        with _named(plan.loss.name):
+            result = plan.forward_with_gradients(operands, wants)
         ctx.plan, ctx.names, ctx.wants = plan, names, wants
         ctx.early = result
         ctx.save_for_backward(*tensors)
@@ -53,13 +57,24 @@ class _Loss(torch.autograd.Function):
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         operands = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-        gradients = _early_gradients(ctx, upstream)
-        if gradients is None:
-            gradients = ctx.plan.backward(upstream, wants=ctx.wants, **operands)
+        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+            found = composites.gradients(ctx.plan, operands, ctx.wants, upstream)
+            by_name = dict(zip(ctx.wants, found, strict=True))
+            return None, None, *(by_name.get(name) for name in ctx.names)
+        with _named(f"{ctx.plan.loss.name}_backward"):
+            gradients = _early_gradients(ctx, upstream)
+            if gradients is None:
+                gradients = ctx.plan.backward(upstream, wants=ctx.wants, **operands)
         return None, None, *(gradients.get(name) for name in ctx.names)
+
+
+def _named(name: str) -> AbstractContextManager[object]:
+    """What a profiler shows; nothing where none is watching, since it would cost microseconds."""
+    if torch.autograd.profiler._is_profiler_enabled:
+        return torch.profiler.record_function(f"portaloss::{name}")
+    return nullcontext()
 
 
 def _early_gradients(ctx: Any, upstream: torch.Tensor) -> dict[str, torch.Tensor] | None:

@@ -1,0 +1,122 @@
+"""Hugging Face's causal language models with portaloss's fused loss: their logits are never in memory.
+
+from portaloss.integrations.transformers import patch, unpatch
+
+patch(model)    # and train as before
+unpatch(model)  # and it is as it was
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+try:
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+except ImportError as error:  # pragma: no cover
+    raise ImportError("portaloss.integrations.transformers needs transformers: pip install transformers") from error
+
+import torch
+from torch import Tensor
+
+from portaloss import dispatch
+from portaloss.kinds import LossKind
+
+#: What a configuration may ask of logits between the matrix and the loss, which are not there here.
+_LOGIT_OPTIONS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "router_aux_loss_coef")
+
+#: What the loss takes, and the model beneath it does not.
+_OF_THE_LOSS = ("labels", "num_items_in_batch", "shift_labels", "ignore_index", "logits_to_keep", "return_dict")
+
+
+def patch(model: Any) -> Any:
+    """Have a causal language model compute its training loss by ``portaloss.functional.linear_cross_entropy``.
+
+    A forward pass with labels gives the same loss as before, and None for logits, which are what the memory is saved
+    of. One without labels, as in ``generate``, is untouched. The model's own type and weights stay as they are.
+
+    Args:
+        model: a model such as LlamaForCausalLM: a base model, and one linear layer on top of it.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: the model has no linear layer on top of a base model.
+        NotImplementedError: its configuration does more to logits than that.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not isinstance(head, torch.nn.Linear) or getattr(model, "base_model", model) is model:
+        raise TypeError(f"model must be a base model with a linear layer on top of it, got {type(model).__name__}")
+    for name in _LOGIT_OPTIONS:
+        if getattr(model.config, name, None):
+            raise NotImplementedError(f"{type(model).__name__}: config.{name} changes logits; patch does not know how")
+    if not hasattr(model.forward, "_portaloss"):
+        model.forward = _fused(model, model.forward)
+    return model
+
+
+def unpatch(model: Any) -> Any:
+    """Undo ``patch``; nothing happens to a model that is not patched. Returns the model."""
+    if hasattr(model.forward, "_portaloss"):
+        del model.forward  # the instance's; the class's is behind it
+    return model
+
+
+def _fused(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(forward)
+
+    @wraps(forward)  # trainers look at the signature
+    def fused(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        arguments = {**given.arguments, **given.arguments.pop("kwargs", {})}
+        if arguments.get("labels") is None:
+            return forward(*args, **kwargs)
+        of_the_loss = {name: arguments.pop(name) for name in _OF_THE_LOSS if name in arguments}
+        outputs = model.base_model(**arguments)
+        loss = _loss(outputs[0], model.get_output_embeddings(), **of_the_loss)
+        shared = {name: getattr(outputs, name, None) for name in _SHARED}
+        result = CausalLMOutputWithPast(loss=loss, logits=None, **shared)
+        return result if of_the_loss.get("return_dict") is not False else result.to_tuple()
+
+    fused._portaloss = True  # type: ignore[attr-defined]  # patched already
+    return fused
+
+
+#: Fields that an output of a base model and one with a loss share; their names changed with transformers 5.
+_SHARED = tuple(name for name in inspect.signature(CausalLMOutputWithPast).parameters if name not in ("loss", "logits"))
+
+
+def _loss(
+    hidden: Tensor,
+    head: torch.nn.Linear,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    shift_labels: Tensor | None = None,
+    ignore_index: int = -100,
+    **others: Any,
+) -> Tensor:
+    """Tokens up to n predict token n; the mean over the tokens that count, or their sum over a number that is given."""
+    del others
+    if shift_labels is None:
+        hidden, shift_labels = hidden[..., :-1, :], labels[..., 1:]
+    loss: Tensor = dispatch.loss(
+        LossKind.FUSED_LINEAR_CROSS_ENTROPY,
+        "mean" if num_items_in_batch is None else "sum",
+        {
+            "input": hidden.reshape(-1, hidden.shape[-1]),
+            "linear_weight": head.weight,
+            "target": shift_labels.reshape(-1).to(hidden.device),
+            "linear_bias": head.bias,
+        },
+        ignore_index=ignore_index,
+        dtype="float32" if hidden.element_size() == 2 else None,  # as transformers does
+    )
+    if num_items_in_batch is None:
+        return loss
+    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+
+
+__all__ = ["patch", "unpatch"]

@@ -1,0 +1,217 @@
+"""Losses as compositions of PyTorch's own differentiable operators.
+
+Where derivatives beyond the first are asked for, or a transform of torch.func or forward-mode AD looks at the loss,
+kernels are of no use: these compositions can be differentiated and batched as often as one likes. For most kinds that
+is PyTorch's function. The others' second derivatives PyTorch has not, or only for a value it looks at on the host.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
+from torch import Tensor
+
+from portaloss.catalogue import Loss
+from portaloss.kinds import LossKind
+from portaloss.plan import Plan
+
+
+def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
+    """The loss of a plan, by PyTorch's operators alone."""
+    options = dict(plan.options)
+    reduction = plan.reduction.name.lower()
+    own = _OWN.get(plan.kind)
+    if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
+        operands = widened(operands, plan.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # portaloss.functional has warned already
+        if own is not None:
+            return own(operands, options, reduction)
+        if options.pop("batchmean", False) and reduction == "mean":
+            reduction = "batchmean"
+        value: Tensor = getattr(F, plan.loss.function)(**operands, **options, reduction=reduction)
+        return value
+
+
+def widened(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Floating operands in another dtype: that of a plan for a wider loss than its operands."""
+    wide = getattr(torch, dtype)
+    return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
+
+
+def gradients(plan: Plan, operands: Mapping[str, Tensor], wants: tuple[str, ...], upstream: Tensor) -> tuple[Any, ...]:
+    """The gradients of some operands, themselves differentiable in all operands and upstream; None where none flows.
+
+    The operands are those of the graph, and not detached: what is differentiated later flows on through them.
+    """
+    with torch.enable_grad():
+        value = loss(plan, operands)
+        return torch.autograd.grad(
+            value, [operands[name] for name in wants], upstream, create_graph=True, allow_unused=True
+        )
+
+
+def _reduced(items: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return items
+    return items.mean() if reduction == "mean" else items.sum()
+
+
+def _gaussian_nll(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    """PyTorch's looks at var to see if any is negative, which no transform allows."""
+    input, target, var = operands["input"], operands["target"], operands["var"]
+    if var.ndim == input.ndim - 1 and var.shape == input.shape[:-1]:
+        var = var.unsqueeze(-1)
+    # clamped, but with the gradient of var itself
+    var = var + (var.detach().clamp(min=options["eps"]) - var.detach())
+    items = 0.5 * (var.log() + (input - target) ** 2 / var)
+    if options["full"]:
+        items = items + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).item()
+    return _reduced(items, reduction)
+
+
+def _multi_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    input, target = operands["input"], operands["target"]
+    x = input if input.ndim == 2 else input.unsqueeze(0)
+    t = target.reshape(-1, 1)
+    own = x.gather(1, t)
+    others = torch.arange(x.shape[1], device=x.device) != t
+    hinges = torch.where(others, torch.relu(options["margin"] - own + x), 0.0) ** int(options["p"])
+    items = hinges.sum(1) / x.shape[1]
+    if "weight" in operands:
+        items = items * operands["weight"][t[:, 0]]
+    return _reduced(items if target.ndim else items[0], reduction)
+
+
+def _multilabel_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    del options
+    input, target = operands["input"], operands["target"]
+    x, t = (array if array.ndim == 2 else array.unsqueeze(0) for array in (input, target))
+    listed = (t >= 0).long().cumprod(1).bool()  # up to the first negative label
+    right = (listed.unsqueeze(2) & (t.unsqueeze(2) == torch.arange(x.shape[1], device=x.device))).any(1)
+    own = x.gather(1, t.clamp(min=0))
+    counted = listed.unsqueeze(2) & ~right.unsqueeze(1)
+    hinges = torch.where(counted, torch.relu(1.0 - own.unsqueeze(2) + x.unsqueeze(1)), 0.0)
+    items = hinges.sum((1, 2)) / x.shape[1]
+    return _reduced(items if input.ndim == 2 else items[0], reduction)
+
+
+def _linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    given: dict[str, Any] = dict(operands)
+    input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
+    logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
+    logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
+    return F.cross_entropy(logits, **given, **options, reduction=reduction)
+
+
+def _ctc(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    """The recursion of ``reference/ctc.py`` in log space.
+
+    PyTorch's derivative, exp(log_probs) - posterior, is not that of the value: it takes log_probs to come out of a
+    log-softmax, and exp(log_probs) is what the log-softmax would take off. A term that is always 0 has that derivative.
+    """
+    log_probs, targets, blank = operands["log_probs"], operands["targets"], options["blank"]
+    batched = log_probs.ndim == 3
+    x = log_probs if batched else log_probs.unsqueeze(1)
+    steps, samples, _ = x.shape
+    used, lengths = (
+        operands[name].to(x.device, torch.int64).reshape(-1) for name in ("input_lengths", "target_lengths")
+    )
+    targets = targets.to(x.device, torch.int64)
+    if targets.ndim == 1 and batched:  # one after another
+        first = lengths.cumsum(0) - lengths
+        count = targets.shape[0]
+        where = (first[:, None] + torch.arange(count, device=x.device)).clamp(max=max(count - 1, 0))
+        targets = targets[where] if count else targets.new_zeros(samples, 0)
+    else:
+        targets = targets.reshape(samples, targets.shape[-1])
+    longest = targets.shape[1]
+    targets = torch.where(torch.arange(longest, device=x.device) < lengths[:, None], targets, blank)
+    blanks = torch.full_like(targets, blank)
+    pairs = torch.stack([blanks, targets], 2).reshape(samples, 2 * longest)
+    states = torch.cat([pairs, torch.full_like(lengths, blank)[:, None]], 1)
+    index = torch.arange(2 * longest + 1, device=x.device)
+    before = torch.cat([states[:, :2], states[:, :-2]], 1)[:, : 2 * longest + 1]
+    may_skip = (index % 2 == 1) & (index > 1) & (states != before)
+    within = index <= 2 * lengths[:, None]
+    log_y = x.gather(2, states.expand(steps, -1, -1))
+    nothing = float("-inf")
+
+    def shifted(alpha: Tensor, by: int) -> Tensor:
+        return torch.cat([torch.full_like(alpha[:, :by], nothing), alpha[:, : alpha.shape[1] - by]], 1)
+
+    # before the first step: as if in a blank that leads to the first blank or the first label
+    alpha = torch.where((index == 0) & (used[:, None] >= 0), torch.zeros_like(x[:, :1, 0].sum(0)), nothing)
+    for t in range(steps):
+        ways = [alpha, shifted(alpha, 1), torch.where(may_skip, shifted(alpha, 2), nothing)]
+        if t == 0:
+            ways = ways[:2]
+        after = torch.where(within, _log_sum_exp(torch.stack(ways)) + log_y[t], nothing)
+        alpha = torch.where((t < used)[:, None], after, alpha)
+    last = 2 * lengths[:, None]
+    ends = torch.cat([alpha, torch.full_like(alpha[:, :1], nothing)], 1)
+    no_label = torch.full_like(last, alpha.shape[1])
+    ends = torch.stack([alpha.gather(1, last), ends.gather(1, torch.where(last > 0, last - 1, no_label))])
+    items = -_log_sum_exp(ends)[:, 0]
+    counted = torch.arange(steps, device=x.device)[:, None] < used
+    usual = torch.where(counted[:, :, None], x, nothing).exp().sum((0, 2))
+    items = items + (usual - usual.detach())
+    if options["zero_infinity"]:
+        items = torch.where(items == float("inf"), 0.0, items)
+    if reduction == "mean":
+        return (items / lengths.clamp(min=1)).mean()
+    return _reduced(items if batched else items[0], reduction)
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    """Along the first axis; -inf, with derivatives of 0, where all are."""
+    largest = x.detach().amax(0)
+    impossible = largest == float("-inf")
+    largest = torch.where(impossible, 0.0, largest)
+    total = torch.where(impossible, 1.0, (x - largest).exp().sum(0))
+    return torch.where(impossible, float("-inf"), total.log() + largest)
+
+
+_Composite = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], Tensor]
+
+_OWN: Mapping[LossKind, _Composite] = {
+    LossKind.GAUSSIAN_NLL: _gaussian_nll,
+    LossKind.MULTI_MARGIN: _multi_margin,
+    LossKind.MULTILABEL_MARGIN: _multilabel_margin,
+    LossKind.CTC: _ctc,
+    LossKind.FUSED_LINEAR_CROSS_ENTROPY: _linear_cross_entropy,
+}
+
+
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # it has no annotations
+
+
+def items_shape(loss: Loss, operands: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The shape of the loss with reduction none, from shapes alone; sizes may be symbols."""
+    shapes = [tuple(operand.shape) for operand in operands.values()]
+    first = shapes[0]
+    target = tuple(operands["target"].shape) if "target" in operands else ()
+    if loss.kind is LossKind.CTC:
+        return first[1:2] if len(first) == 3 else ()
+    if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
+        logits = first[:-1] + tuple(operands["linear_weight"].shape[:-1])
+        return logits[: len(first) - 1] + logits[len(first) :]
+    if loss.kind in (LossKind.NLL, LossKind.CROSS_ENTROPY):
+        return first[:1] + first[2:] if len(first) > 1 else ()
+    if loss.kind is LossKind.MULTI_MARGIN:
+        return target
+    if loss.kind is LossKind.MULTILABEL_MARGIN:
+        return first[:-1]
+    if loss.kind is LossKind.COSINE_EMBEDDING:
+        return _broadcast(_broadcast(*shapes[:2])[:-1], target)
+    full = _broadcast(*shapes)
+    if loss.kind in (LossKind.MULTILABEL_SOFT_MARGIN, LossKind.TRIPLET_MARGIN):
+        return full[:-1]
+    if loss.kind is LossKind.GAUSSIAN_NLL:
+        return _broadcast(*shapes[:2])
+    return full

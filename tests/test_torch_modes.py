@@ -1,0 +1,188 @@
+"""Modes and wrappers of PyTorch around a loss: autocast, meta and fake tensors, checkpointing, profiler, replicas."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+from portaloss import functional, nn
+from portaloss.catalogue import LOSSES
+from portaloss.kinds import LossKind
+from portaloss.parity import samples
+
+KINDS = pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning")
+
+
+def call_of(kind, dtype=torch.float64):
+    """A kind's first case: its two functions, operands as tensors, and options."""
+    loss = LOSSES[kind]
+    case = next(c for c in samples.cases(loss, "float64") if "batchmean" not in c.options)
+    tensors = {name: torch.tensor(array.copy()) for name, array in case.operands.items()}
+    tensors = {n: v.to(dtype) if v.is_floating_point() else v for n, v in tensors.items()}
+    return getattr(functional, loss.function), pytorchs(loss), tensors, case.options
+
+
+def pytorchs(loss):
+    if loss.kind is not LossKind.FUSED_LINEAR_CROSS_ENTROPY:
+        return getattr(F, loss.function)
+
+    def unfused(input, linear_weight, target, linear_bias=None, **options):
+        return F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, **options)
+
+    return unfused
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+def test_autocast_gives_pytorchs_dtype(kind, dtype, autocast):
+    ours, theirs, tensors, options = call_of(kind, dtype)
+    with torch.autocast("cpu", dtype=autocast):
+        try:
+            want = theirs(**tensors, **options)
+        except RuntimeError as error:
+            pytest.skip(f"PyTorch itself fails: {error}")
+        got = ours(**tensors, **options)
+    assert got.dtype == want.dtype
+    first = next(iter(tensors.values())).requires_grad_()
+    with torch.autocast("cpu", dtype=autocast):
+        value = ours(**tensors, **options)
+    (gradient,) = torch.autograd.grad(value, first)
+    assert gradient.dtype == first.dtype  # back through the cast
+
+
+@KINDS
+def test_meta_tensors_have_a_shape_and_dtype(kind):
+    ours, _, tensors, options = call_of(kind)
+    if kind is LossKind.CTC:
+        pytest.skip("PyTorch itself fails: it looks at the lengths")
+    meta = {name: value.to("meta") for name, value in tensors.items()}
+    for reduction in ("none", "mean"):
+        got, want = ours(**meta, **options, reduction=reduction), ours(**tensors, **options, reduction=reduction)
+        assert (got.device.type, got.shape, got.dtype) == ("meta", want.shape, want.dtype)
+
+
+@KINDS
+def test_fake_tensors_have_a_shape_and_dtype(kind):
+    ours, _, tensors, options = call_of(kind)
+    want = ours(**tensors, **options, reduction="none")
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(value) for name, value in tensors.items()}
+        got = ours(**fake, **options, reduction="none")
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+
+
+@pytest.mark.parametrize(
+    ("function", "draw"),
+    [
+        (functional.cross_entropy, lambda n: (torch.randn(n, 5), torch.randint(5, (n,)))),
+        (functional.mse_loss, lambda n: (torch.randn(n, 5), torch.randn(n, 5))),
+        (functional.cosine_embedding_loss, lambda n: (torch.randn(n, 5), torch.randn(n, 5), torch.ones(n))),
+    ],
+)
+def test_no_recompilation_for_another_batch_size(function, draw):
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(lambda *operands: function(*operands), backend=counter, fullgraph=True, dynamic=True)
+    for count in (4, 9, 33, 150):
+        operands = draw(count)
+        torch.testing.assert_close(compiled(*operands), function(*operands))
+    assert counter.frame_count == 1
+
+
+def logits(requires_grad=True):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=requires_grad)
+    return x, torch.arange(6) % 5
+
+
+def test_the_profiler_names_the_loss():
+    x, t = logits()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        functional.cross_entropy(x, t).backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "portaloss::cross_entropy" in names
+    assert "portaloss::cross_entropy_backward" in names
+
+
+def test_modes_without_gradients():
+    x, t = logits()
+    with torch.no_grad():
+        assert not functional.cross_entropy(x, t).requires_grad
+    with torch.inference_mode():
+        assert functional.cross_entropy(x, t).is_inference()
+    with torch.inference_mode():
+        inside = functional.cross_entropy(x.detach().clone(), t)
+    torch.testing.assert_close(inside.clone(), F.cross_entropy(x, t).detach())
+
+
+def test_checkpointing_computes_the_loss_again():
+    x, t = logits()
+    for use_reentrant in (False, True):
+        x.grad = None
+        checkpoint(lambda x: functional.cross_entropy(x * 2, t), x, use_reentrant=use_reentrant).backward()
+        y, _ = logits()
+        F.cross_entropy(y * 2, t).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_anomaly_mode_and_deterministic_mode():
+    x, t = logits()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that anomaly mode is slow
+            with torch.autograd.detect_anomaly():
+                functional.cross_entropy(x, t).backward()
+                with pytest.raises(RuntimeError, match="nan values"):
+                    functional.cross_entropy(x * float("inf"), t).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_replicas_of_a_module():
+    module = nn.CrossEntropyLoss(weight=torch.arange(1.0, 6.0, dtype=torch.float64), label_smoothing=0.1)
+    x, t = logits()
+    want = module(x, t)
+    for replica in (copy.deepcopy(module), copy.copy(module)):
+        replica.weight = module.weight.clone()  # as DataParallel does on each device
+        torch.testing.assert_close(replica(x, t), want)
+
+
+def test_repeated_backward_gives_the_same_gradient_and_leaves_the_inputs():
+    x, t = logits()
+    before = x.detach().clone()
+    loss = functional.cross_entropy(x, t) * 1.7
+    gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(3)]
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-15, atol=1e-18)
+    assert torch.equal(x.detach(), before)
+
+
+def test_sparse_tensors_are_refused_by_name():
+    x, _ = logits(requires_grad=False)
+    with pytest.raises(NotImplementedError, match=r"input is of layout torch\.sparse_coo"):
+        functional.mse_loss(x.to_sparse(), x)
+
+
+def test_a_subclass_that_dispatches_itself_sees_the_operator():
+    calls = []
+
+    class Seen(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            calls.append(str(func))
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    x, t = logits(requires_grad=False)
+    value = functional.cross_entropy(x.as_subclass(Seen), t)
+    torch.testing.assert_close(value.as_subclass(torch.Tensor), F.cross_entropy(x, t))
+    assert any("portaloss.cross_entropy" in call for call in calls)
