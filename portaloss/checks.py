@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss import arrays
+
 Shape = tuple[int, ...]
 
 
@@ -20,16 +22,20 @@ class TargetOutOfRangeError(IndexError, RuntimeError):
 
 def dtype_name(array: Any) -> str:
     """``"float32"``, ``"int64"``, ...: for either library."""
+    if arrays.is_tensor(array):
+        return str(array.dtype).removeprefix("torch.")  # and no cache, which a compiler's tracer would stumble over
     return _name(array.dtype)
 
 
 @lru_cache(maxsize=64)
 def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")  # NumPy takes 4 us to spell a dtype: once is enough
+    return str(dtype)  # NumPy takes 4 us to spell a dtype: once is enough
 
 
 def is_floating(array: Any) -> bool:
     """Whether the array's dtype is one of the four, or another floating dtype."""
+    if arrays.is_tensor(array):
+        return bool(array.is_floating_point())
     return "float" in dtype_name(array)
 
 

@@ -82,7 +82,7 @@ def in_dtype_of(loss: Any, *operands: Any) -> Any:
 
 
 def lead_of_integers(input1: Any, input2: Any, target: Any) -> dict[str, Any]:
-    """Scores whose margin ranking loss is that of integers: products in their own dtype, as in PyTorch, then float32."""
+    """Scores with the margin ranking loss of integers: products in their own dtype, as in PyTorch, then float32."""
     checks.broadcast_shape(target=target.shape, input=checks.broadcast_shape(input1=input1.shape, input2=input2.shape))
     with np.errstate(over="ignore"):
         behind = floating(-target * (input1 - input2))  # unsigned ones wrap around there too
