@@ -72,6 +72,9 @@ def in_dtype_of(loss: Any, *operands: Any) -> Any:
     """The loss in the dtype that these operands promote to, where other operands have no say in PyTorch."""
     if arrays.is_tensor(loss):
         torch = sys.modules["torch"]
+        device = loss.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            return loss  # the choice is autocast's
         dtype = functools.reduce(torch.promote_types, (operand.dtype for operand in operands))
         return loss if loss.dtype == dtype else loss.to(dtype)
     dtype = np.result_type(*(operand.dtype for operand in operands))

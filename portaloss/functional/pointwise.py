@@ -180,7 +180,7 @@ def kl_div(
             stacklevel=3,
         )
     reduction = reduction_of(reduction, size_average, reduce)
-    if are_integers(input, target):  # others are refused where all checks are, but these have no dtype to get there
+    if are_integers(input, target):  # of these there is no dtype to make a plan for
         checks.require_no_integers(input=input, target=target)
     loss: ArrayT = dispatch.loss(
         LossKind.KL_DIV,
