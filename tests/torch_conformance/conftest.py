@@ -7,6 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
+import portaloss
+
 _COUNTS = pytest.StashKey[Counter]()
 _HERE = "tests/torch_conformance/"
 
@@ -15,6 +17,17 @@ _HERE = "tests/torch_conformance/"
 def _seeded():
     """The same samples and upstream gradients on every run, in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread():
+    """Thousands of tiny calls: on a busy machine, threads that wait for one another make them ten times slower."""
+    before = torch.get_num_threads(), portaloss.get_num_threads()
+    torch.set_num_threads(1)
+    portaloss.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    portaloss.set_num_threads(before[1])
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def cross_entropy_kernel(
         valid = counted & (own_class >= 0) & (own_class < classes)
         own_class = tl.where(valid, own_class, 0)
         # of class 0 in rows that don't count, so that their softmax is whole: where it is nan, so is their gradient
-        own_x = tl.load(x_ptr + x_row + own_class * x_class, mask=in_rows & (classes > 0), other=0).to(MATH)
+        own_x = tl.load(x_ptr + x_row + own_class * x_class, mask=in_rows & (own_class < classes), other=0).to(MATH)
         if WEIGHT:
             own_w = tl.load(weight_ptr + own_class, mask=valid, other=0).to(MATH)
 
