@@ -78,8 +78,10 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
         tensor = tensor.resolve_conj().resolve_neg()
     torch = sys.modules["torch"]
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(bfloat16())  # type: ignore[no-any-return]
-    return tensor.numpy()  # type: ignore[no-any-return]
+        tensor = tensor.view(torch.int16)
+        return np.asarray(tensor.numpy()).view(bfloat16())
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
 
 
 def like(array: npt.NDArray[Any], library: str) -> Any:

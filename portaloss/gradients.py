@@ -48,16 +48,16 @@ class Recorder:
         if result.value.ndim != 0:
             raise ValueError(f"value_and_grad needs a scalar loss, got shape {tuple(result.value.shape)}")
         computed = result.gradients
-        if computed is None and wants:
-            computed = plan.backward(1.0, wants=wants, **operands)
+        if computed is None:
+            computed = plan.backward(1.0, wants=wants, **operands) if wants else {}
         self.value = result.value
         self.gradients = []
         for array, found in zip(self._watched, names, strict=True):
             if not found:
                 raise ValueError("value_and_grad: an argument to differentiate is not an operand of the loss")
-            total = computed[found[0]]  # type: ignore[index]  # wants is not empty, so computed is there
+            total = computed[found[0]]
             for name in found[1:]:  # the same array twice, as in mse_loss(x, x)
-                total = total + computed[name]  # type: ignore[index]
+                total = total + computed[name]
             self.gradients.append(total)
             del array
         return self.value

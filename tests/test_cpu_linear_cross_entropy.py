@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from portaloss.backends.cpu import linear_cross_entropy as engine
-from portaloss.backends.cpu.memory import poisoned
 from portaloss.backends.cpu.threads import get_num_threads, set_num_threads
+from portaloss.backends.poison import poisoned
 from portaloss.reference.fused_linear_cross_entropy import fused_linear_cross_entropy
 
 DTYPES = {

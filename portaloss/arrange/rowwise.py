@@ -8,6 +8,7 @@ from portaloss.arrange.views import (
     Operands,
     Options,
     View,
+    after,
     apply,
     batch,
     classes,
@@ -236,8 +237,7 @@ def _features(operands: Operands, full: Shape) -> Arranged:
     last = feature_axis_last(rank)
     views: dict[str, View] = {}
     for name, array in operands.items():
-        first = lead(rank - array.ndim)
-        views[name] = last if array.ndim == rank else lambda a, first=first: last(first(a))  # type: ignore[misc]
+        views[name] = last if array.ndim == rank else after(lead(rank - array.ndim), last)
     items_shape = full[:-1]
     return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
 

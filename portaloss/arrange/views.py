@@ -49,6 +49,11 @@ def lead(axes: int) -> View:
     return lambda array: array[index]
 
 
+def after(first: View, then: View) -> View:
+    """One view through another."""
+    return lambda array: then(first(array))
+
+
 # Rowwise: (N, C, d1, ...). Operands with one value a row keep a class axis of length one.
 
 

@@ -71,19 +71,10 @@ def _call(loss: Loss, case: Case, tensors: dict[str, Any], reduction: LossReduct
     if options.pop("batchmean", False) and reduction is LossReduction.MEAN:
         options["reduction"] = "batchmean"
     if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        return _linear_cross_entropy(tensors, options)
+        from portaloss.torch_ops import composites
+
+        return composites.linear_cross_entropy(tensors, options, options.pop("reduction"))
     return getattr(F, loss.function)(**tensors, **options)
-
-
-def _linear_cross_entropy(tensors: dict[str, Any], options: dict[str, Any]) -> Any:
-    """The two functions that ``linear_cross_entropy`` fuses; older releases have only these."""
-    import torch.nn.functional as F  # noqa: N812
-
-    given = dict(tensors)
-    input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
-    logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
-    logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
-    return F.cross_entropy(logits, **given, **options)
 
 
 def _tensor(array: Array) -> Any:

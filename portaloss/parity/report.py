@@ -46,7 +46,7 @@ def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
 
 def _has_rich() -> bool:
     try:
-        import rich  # noqa: F401
+        import rich  # noqa: F401  # whether it can be is all that is asked
     except ImportError:
         return False
     return True
@@ -144,7 +144,7 @@ def replay(row: Row) -> str:
 def require_page() -> None:
     """Raise MissingExtraError unless a page can be written: best known before the matrix has run."""
     try:
-        import jinja2  # noqa: F401
+        import jinja2  # noqa: F401  # whether it can be is all that is asked
     except ImportError as error:
         raise MissingExtraError("jinja2", "--html") from error
 

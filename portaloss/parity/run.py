@@ -2,15 +2,13 @@
 
 A backend's module may have three names for parity's sake: ``place(operands)``, which puts NumPy arrays where it takes
 them; ``device()``, the name of what it runs on; and ``LARGEST_SAMPLE``, where it is too slow for cases of more
-elements. Its package's module ``memory`` has ``poisoned()``.
+elements.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss import arrays, backends
+from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
 from portaloss.kinds import Direction, LossKind, LossReduction
 from portaloss.parity import eager, machine, samples
@@ -161,7 +160,7 @@ class Trial:
         """What a backend computes, from memory that is full of nan."""
         plan = _plan(backend, sku, tuple(self._case.options.items()))
         operands = place(backend, self._case.operands)
-        with poisoned(backend):
+        with poisoned():
             if sku.direction is Direction.FORWARD:
                 results = {"loss": plan.forward(**operands)}
             else:
@@ -289,14 +288,3 @@ def place(backend: str, operands: dict[str, Array]) -> dict[str, Any]:
     """The operands where a backend takes them: NumPy arrays, unless its module has a ``place`` of its own."""
     placed: dict[str, Any] = getattr(backends.load(backend), "place", dict)(operands)
     return placed
-
-
-def poisoned(backend: str) -> AbstractContextManager[None]:
-    """The context in which a backend's results start as nan: ``poisoned`` in its package's ``memory`` module."""
-    package = getattr(backends.load(backend), "__package__", None)
-    try:
-        memory = importlib.import_module(f"{package}.memory")
-    except ImportError:
-        return nullcontext()
-    context: AbstractContextManager[None] = memory.poisoned()
-    return context

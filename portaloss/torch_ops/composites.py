@@ -7,6 +7,7 @@ is PyTorch's function. The others' second derivatives PyTorch has not, or only f
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,7 +71,7 @@ def _gaussian_nll(operands: Mapping[str, Tensor], options: Mapping[str, Any], re
     var = var + (var.detach().clamp(min=options["eps"]) - var.detach())
     items = 0.5 * (var.log() + (input - target) ** 2 / var)
     if options["full"]:
-        items = items + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).item()
+        items = items + 0.5 * math.log(2 * math.pi)
     return _reduced(items, reduction)
 
 
@@ -100,7 +101,8 @@ def _multilabel_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any
     return _reduced(items if input.ndim == 2 else items[0], reduction)
 
 
-def _linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    """The two functions that it fuses, for older releases of PyTorch have only these."""
     given: dict[str, Any] = dict(operands)
     input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
     logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
@@ -183,7 +185,7 @@ _OWN: Mapping[LossKind, _Composite] = {
     LossKind.MULTI_MARGIN: _multi_margin,
     LossKind.MULTILABEL_MARGIN: _multilabel_margin,
     LossKind.CTC: _ctc,
-    LossKind.FUSED_LINEAR_CROSS_ENTROPY: _linear_cross_entropy,
+    LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }
 
 

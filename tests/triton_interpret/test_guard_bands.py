@@ -17,7 +17,8 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
 import portaloss
-from portaloss.backends.triton import launch, memory, tuning
+from portaloss.backends.poison import poisoned
+from portaloss.backends.triton import launch, tuning
 from portaloss.catalogue import LOSSES, Domain, Extent, Family
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import differentiable, make_plan
@@ -252,7 +253,7 @@ def compare(kind, operands, **options):
         cpu = make_plan(kind, dtype, reduction, "cpu", tuple(options.items()))
         triton_plan = make_plan(kind, dtype, reduction, "triton-interpret", tuple(options.items()))
         wants = differentiable(cpu.loss, operands)
-        with portaloss.check_targets("nan"), memory.poisoned():
+        with portaloss.check_targets("nan"), poisoned():
             expected = cpu.forward(**operands)
             upstream = torch.linspace(0.5, 1.5, expected.numel()).reshape(expected.shape).to(expected.dtype)
             gradients = cpu.backward(upstream, wants=wants, **operands)

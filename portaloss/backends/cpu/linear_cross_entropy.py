@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]
+from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]  # scipy ships no types
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen

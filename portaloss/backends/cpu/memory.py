@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss.backends.poison import is_poisoned, poisoned
+from portaloss.backends.poison import is_poisoned
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -24,6 +24,3 @@ def _poisoned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if is_poisoned():
         array.fill(np.nan)
     return array
-
-
-__all__ = ["empty", "empty_like", "poisoned"]

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from portaloss.backends.poison import is_poisoned, poisoned
+from portaloss.backends.poison import is_poisoned
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A tensor to be filled completely; full of nan while ``poisoned``."""
     tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
     return tensor.fill_(float("nan")) if is_poisoned() and dtype.is_floating_point else tensor
-
-
-__all__ = ["empty", "poisoned"]
