@@ -74,10 +74,14 @@ exp(... - log y), which is inf - inf there. (The limit is 0.)
 
 What overflows or cancels
 -------------------------
-Z is a product of T probabilities: e^-2000 is ordinary and no float holds it. There are two ways out.
+Z is a product of T probabilities: e^-2000 is ordinary and no float holds it. There are three ways out.
 
 *Log space*: keep log α and log β, add with log-sum-exp. It always works. It costs three exponentials and a logarithm a
-state, and log α near -2000 has only so many digits after the point: in float32 a rounding moves α by 1e-4 of itself.
+state, and log α near -2000 has only so many digits after the point: in float32 a rounding moves α by 1e-4 of itself,
+and in float64 by 1e-13.
+
+*Pairs*: keep α and β as m 2^e, e whole and beside m. Shifts by powers of two are exact, so that nothing is lost,
+however small; there is one exponential for each probability, and none for a state. But e goes wherever m goes.
 
 *Scaled space*: keep α and β themselves and take a power of two out of a sample's whole row when it has drifted; the
 exponents are added up on the side, and nothing is rounded. A step is three additions and three products. What is lost
@@ -88,8 +92,8 @@ too large, and Z by no more than ::
     Σ over rescalings τ of  floor_τ Σ_s β_τ(s)    (and the same with α)
 
 All of it is known once both recursions have run. Where it is below 2^-60 of the smallest term of the derivative, the
-answer is that of log space to the last digits. A sample for which it is not, or whose labels differ at some step by
-more than e^79 in probability (or are inf or nan), is done again in log space.
+answer is that of pairs to the last digits. A sample for which it is not, or whose labels differ at some step by more
+than e^79 in probability (or are inf or nan), is done again in pairs.
 
 Two things keep the scaled recursion short. Probabilities are in units of the best one of the sample's labels at that
 step, so that no state grows by more than a factor of 3 a step. And blanks and labels live in separate rows, since
@@ -128,7 +132,8 @@ The labels "11" need three steps, for a blank has to stand between them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
@@ -144,6 +149,12 @@ SPREAD = 79.0
 
 #: How far below the smallest term of the derivative the effect of the floor has to be: 7 bits below float64's last.
 MARGIN_BITS = 60
+
+#: The exponent of zero among numbers m 2^e: below every other, and finite, since -inf - -inf is nan.
+NONE = -1e300
+
+#: log 2 in two parts.
+LOG_2_FRONT, LOG_2_REST = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
 #: Elements of γ, or bins, that are handled at once when γ is added up by class: temporaries stay in the cache.
 BLOCK = 1 << 17
@@ -180,7 +191,7 @@ def ctc(
         if not safe.all():
             rest = np.flatnonzero(~safe)
             part = batch.samples(rest)
-            walk = _in_log_space(part, wanted)
+            walk = _in_pairs(part, wanted)
             log_z[rest] = walk.log_z
             if derivative is not None:
                 derivative[:, rest] = _derivative(part, walk)
@@ -300,8 +311,64 @@ def _derivative(batch: _Batch, walk: _Walk) -> Array:
     return derivative
 
 
-def _in_log_space(batch: _Batch, wanted: bool) -> _Walk:
-    """The recursions of log α and log β over the extended labels, as they are defined."""
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers m 2^e that neither overflow nor underflow: 1/2 <= m < 1, and e whole, in float64."""
+
+    m: Array
+    e: Array
+
+    def __getitem__(self, index: Any) -> _Numbers:
+        """Some of them."""
+        return _Numbers(self.m[index], self.e[index])
+
+    def put(self, index: Any, numbers: _Numbers) -> None:
+        """Replace some of them."""
+        self.m[index] = numbers.m
+        self.e[index] = numbers.e
+
+    def times(self, other: _Numbers) -> _Numbers:
+        """The products."""
+        return _normal(self.m * other.m, self.e + other.e)
+
+    def where(self, condition: Array) -> _Numbers:
+        """These where the condition holds, else 0."""
+        return _Numbers(np.where(condition, self.m, 0.0), np.where(condition, self.e, NONE))
+
+
+def _zeros(shape: tuple[int, ...]) -> _Numbers:
+    return _Numbers(np.zeros(shape), np.full(shape, NONE))
+
+
+def _normal(m: Array, e: Array) -> _Numbers:
+    fraction, shift = np.frexp(m)
+    return _Numbers(fraction, np.where(m == 0.0, NONE, e + shift))
+
+
+def _exp(x: Array) -> _Numbers:
+    """exp(x): the whole powers of two go apart, so that what is left is as good for -10000 as for -1."""
+    finite = np.isfinite(x)
+    y = np.clip(np.where(finite, x, 0.0), -1e290, 1e290)
+    e = np.floor(y / np.log(2.0) + 0.5)
+    # log 2 in two parts, the first with bits to spare for the product; beyond 1e15 there is nothing after the point
+    r = np.clip((y - e * LOG_2_FRONT) - e * LOG_2_REST, -0.5, 0.5)
+    # +inf has no probability: nan, as inf - inf would be
+    return _normal(np.where(finite, np.exp(r), np.where(np.isneginf(x), 0.0, np.nan)), e)
+
+
+def _sum(*terms: _Numbers) -> _Numbers:
+    top: Array = np.maximum.reduce([term.e for term in terms])
+    return _normal(np.add.reduce([_shifted(term.m, term.e - top) for term in terms]), top)
+
+
+def _shifted(m: Array, e: Array) -> Array:
+    """m 2^e as a float64, or as nearly as that goes."""
+    shifted: Array = np.ldexp(m, np.clip(e, -2200, 2200).astype(np.int32))
+    return shifted
+
+
+def _in_pairs(batch: _Batch, wanted: bool) -> _Walk:
+    """The recursions of α and β over the extended labels, as they are defined; every number has its own exponent."""
     samples = len(batch.input_lengths)
     steps = int(batch.input_lengths.max(initial=0))
     states = 2 * len(batch.labels) + 1
@@ -311,58 +378,50 @@ def _in_log_space(batch: _Batch, wanted: bool) -> _Walk:
     extended[1::2] = batch.labels
     log_y = batch.log_probs[:steps, everyone, extended].astype(np.float64)  # (steps, states, N)
     log_y[:, np.arange(states)[:, None] > 2 * batch.target_lengths] = -np.inf
+    y = _exp(log_y)
     jump = np.zeros((states + 2, samples), bool)  # into a state from two before; two more rows of none at the end
     jump[1:-2:2] = batch.jump != 0.0
 
     # Two rows more of states before the first save the recursion its boundary.
-    alpha = np.full((steps, states + 2, samples), -np.inf)
+    alpha = _zeros((steps, states + 2, samples))
     for t in range(steps):
         if t == 0:
-            alpha[0, 2:4] = log_y[0, :2]
+            alpha.put((0, slice(2, 4)), y[0, :2])
         else:
             before = alpha[t - 1]
-            alpha[t, 2:] = log_y[t] + _log_sum(before[2:], before[1:-1], np.where(jump[:-2], before[:-2], -np.inf))
+            ways = _sum(before[2:], before[1:-1], before[:-2].where(jump[:-2]))
+            alpha.put((t, slice(2, None)), ways.times(y[t]))
     last = 2 * batch.target_lengths
-    log_z = np.where(last == 0, 0.0, -np.inf)
+    z = _Numbers(np.where(last == 0, 0.5, 0.0), np.where(last == 0, 1.0, NONE))
     some = np.flatnonzero(batch.input_lengths)
     at_end = alpha[batch.input_lengths[some] - 1, :, some]  # (N, states + 2)
     row, end = np.arange(len(some)), last[some] + 2
-    log_z[some] = _log_sum(at_end[row, end], np.where(end > 2, at_end[row, end - 1], -np.inf), np.float64(-np.inf))
+    z.put(some, _sum(at_end[row, end], at_end[row, end - 1].where(end > 2)))
+    log_z = np.where(z.m == 0.0, -np.inf, z.e * LOG_2_FRONT + (z.e * LOG_2_REST + np.log(z.m)))
     if not wanted:
         return _Walk(log_z)
 
     # Two rows more after the last here. ``ahead`` is y β at the step after.
     gamma = alpha[:, 2:]
-    ahead = np.full((states + 2, samples), -np.inf)
+    ahead = _zeros((states + 2, samples))
     for t in range(steps - 1, -1, -1):
-        beta = _log_sum(ahead[:-2], ahead[1:-1], np.where(jump[2:], ahead[2:], -np.inf))
-        ahead[:-2] = log_y[t] + beta
+        beta = _sum(ahead[:-2], ahead[1:-1], ahead[2:].where(jump[2:]))
+        ahead.put(slice(0, -2), y[t].times(beta))
         ending = np.flatnonzero(batch.input_lengths == t + 1)
-        beta[:, ending] = -np.inf
-        ahead[:, ending] = -np.inf
+        beta.m[:, ending] = 0.0
+        ahead.put((slice(None), ending), _zeros((states + 2, len(ending))))
         for state in (last[ending], np.maximum(last[ending] - 1, 0)):
-            beta[state, ending] = 0.0
-            ahead[state, ending] = log_y[t, state, ending]
-        gamma[t] += beta
-        gamma[t, :, ending] = np.where(np.isneginf(beta[:, ending]), -np.inf, gamma[t][:, ending]).T  # nan too
-    np.exp(gamma - log_z, out=gamma)
-    return _Walk(log_z, gamma[:, 1::2], gamma[:, 0::2])
-
-
-def _log_sum(a: Array, b: Array, c: Array | np.float64) -> Array:
-    """log(exp a + exp b + exp c)."""
-    top = np.maximum(np.maximum(a, b), c)
-    top[np.isneginf(top)] = 0.0
-    total: Array = np.exp(a - top)
-    total += np.exp(b - top)
-    total += np.exp(c - top)
-    np.log(total, out=total)
-    total += top
-    return total
+            beta.put((state, ending), _Numbers(np.full(len(ending), 0.5), np.ones(len(ending))))
+            ahead.put((state, ending), y[t, state, ending])
+        gamma.m[t] *= beta.m
+        gamma.e[t] += beta.e
+        gamma.m[t, :, ending] = np.where(beta.m[:, ending] == 0.0, 0.0, gamma.m[t][:, ending]).T  # nan too
+    posterior = _shifted(gamma.m / z.m, gamma.e - z.e)
+    return _Walk(log_z, posterior[:, 1::2], posterior[:, 0::2])
 
 
 def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
-    """The recursions of α and β themselves, and for which samples the result is as good as that of log space.
+    """The recursions of α and β themselves, and for which samples the result is as good as that of pairs.
 
     A state's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks.
     """
