@@ -39,6 +39,11 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
         7.0,
         "the truth is float64 too, and off by up to 2.5 ulp from mpmath; a streamed sum by 3.2: 6 was measured between",
     ),
+    (LossKind.CTC, "float64"): (
+        32.0,
+        "each of up to 251 steps rounds, forward and back, and there is nothing wider to do it in: from mpmath the kernel "
+        "is off by 13.8 and the truth by 11; 26 was measured between",
+    ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
         9.0,
         "cross-entropy's 7, and a BLAS product adds its 2000 terms one after another: 7.9 was measured, 19 of PyTorch",

@@ -132,6 +132,7 @@ def test_bounds_do_not_know_how_many_elements_there_are():
     assert BOUNDS == {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 6.0}
     for (kind, dtype), (limit, reason) in EXCEPTIONS.items():
         assert bound(kind, dtype) == limit
-        assert BOUNDS[dtype] < limit <= 16.0
+        assert BOUNDS[dtype] < limit <= 32.0  # of float64: 7e-15
+        assert limit <= 9.0 or dtype == "float64"
         assert len(reason) > 40
     assert bound(LossKind.MSE, "float32") == 4.0

@@ -147,7 +147,7 @@ def test_hidden_far_below(guards):
     operands["log_probs"][3, :, 1] = -2e6
     items, gradient = run(operands)
     expected, expected_gradient = truth(operands)
-    # log space rounds at 2e6 x 2^-53 a step, and an error of log alpha is a relative error of the posterior
+    # PyTorch's log space rounds at 2e6 x 2^-53 a step, and an error of log alpha is a relative error of the posterior
     assert torch.allclose(items, expected, rtol=1e-13, atol=0)
     assert torch.allclose(gradient, expected_gradient, atol=12 * 2e6 * 2.0**-52)
 
