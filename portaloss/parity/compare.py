@@ -41,8 +41,8 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
     ),
     (LossKind.CTC, "float64"): (
         32.0,
-        "each of up to 251 steps rounds, forward and back, and nothing wider is there to do it in: the kernel is off by "
-        "13.8 from mpmath, the truth by 11; 26 was measured between them",
+        "each of up to 251 steps rounds, forward and back, and there is nothing wider to do it in: off from mpmath by "
+        "13.8 for the kernel and by 11 for the truth; 26 was measured between them",
     ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
         9.0,
