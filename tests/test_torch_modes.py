@@ -16,6 +16,7 @@ from portaloss import functional, nn
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 from portaloss.parity import samples
+from portaloss.torch_ops import composites, library
 
 KINDS = pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning")
@@ -34,8 +35,10 @@ def pytorchs(loss):
     if loss.kind is not LossKind.FUSED_LINEAR_CROSS_ENTROPY:
         return getattr(F, loss.function)
 
-    def unfused(input, linear_weight, target, linear_bias=None, **options):
-        return F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, **options)
+    def unfused(**given):
+        operands = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+        options = {name: value for name, value in given.items() if name not in operands}
+        return composites.linear_cross_entropy(operands, options, options.pop("reduction", "mean"))
 
     return unfused
 
@@ -165,6 +168,16 @@ def test_repeated_backward_gives_the_same_gradient_and_leaves_the_inputs():
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-15, atol=1e-18)
     assert torch.equal(x.detach(), before)
+
+
+def test_the_backward_operator_leaves_the_caller_s_tensors():
+    x, t = logits(requires_grad=False)
+    upstream = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    backward = library.OPERATORS[LossKind.CROSS_ENTROPY].backward
+    (gradient,) = backward(upstream, x, t, None, "mean", -100, 0.0, ["input"])
+    (slope,) = torch.autograd.grad(gradient.sum(), upstream)
+    assert not x.requires_grad
+    torch.testing.assert_close(slope * 0.5, gradient.sum().detach(), rtol=0, atol=1e-15)
 
 
 def test_sparse_tensors_are_refused_by_name():

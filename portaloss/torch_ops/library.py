@@ -103,13 +103,13 @@ class Operator:
         operands, rest = self.split(arguments)
         wants = tuple(rest[-1])
         names = tuple(name for name, need in zip(self.names, ctx.needs_input_grad[1:], strict=False) if need)
+        further = torch.is_grad_enabled()
         with torch.enable_grad():
-            # through these, so that what is asked for is found whether or not the graph goes on before them
-            operands = {name: value.view_as(value) if name in names else value for name, value in operands.items()}
-            wanted = {name: operands[name] for name in wants}
-            for value in wanted.values():
-                if not value.requires_grad:
-                    value.requires_grad_()
+            for name, value in operands.items():
+                if name in names:  # through this, whether or not the graph goes on before it
+                    operands[name] = value.view_as(value)
+                elif name in wants:  # the caller's own does not require a gradient, and is left so
+                    operands[name] = value.detach().requires_grad_()
             upstream = upstream.view_as(upstream)
             first = composites.gradients(self.plan(operands, rest[:-1]), operands, wants, upstream)
             pairs = [
@@ -124,7 +124,7 @@ class Operator:
                     [one for one, _ in pairs],
                     inputs,
                     [given for _, given in pairs],
-                    create_graph=torch.is_grad_enabled(),
+                    create_graph=further,
                     allow_unused=True,
                 )
         of_upstream = second[0] if ctx.needs_input_grad[0] else None
