@@ -44,6 +44,7 @@ class Extent(Enum):
     FULL = "every element"
     ROWS = "one value a row"
     CLASSES = "one value a class"
+    ONE = "one value"
 
 
 class Divisor(Enum):
@@ -51,6 +52,7 @@ class Divisor(Enum):
 
     ITEMS = "the number of items"
     WEIGHT_SUM = "the sum of weight where it is given, else the number of items"
+    #: Each target counts as much as its token_weight, and a normalizer replaces it all, where these are given.
     CLASS_WEIGHT_SUM = "the sum of the class weights of the targets that count; the number of items for soft targets"
     TARGET_LENGTHS = "each item's target length, at least 1, and then the batch size"
 
@@ -69,6 +71,8 @@ class Operand:
     other_when: tuple[str, object] | None = None
     #: Differentiable only where the named operand is of a floating dtype (soft targets).
     differentiable_with: str | None = None
+    #: PyTorch's function does not have it. It is a factor, and its dtype has no say in the loss's.
+    extension: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,10 @@ class Option:
     name: str
     default: object
     others: tuple[object, ...] = ()
-    #: It changes what a mean divides by and nothing else: chapters do not know it.
-    divisor_only: bool = False
+    #: It changes no item, but what a mean divides by, the memory, or what is returned: chapters do not know it.
+    changes_items: bool = True
+    #: PyTorch's function does not have it.
+    extension: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ _ROWS = (
                 other_when=("log_target", True),
             ),
         ),
-        (Option("log_target", False, (True,)), Option("batchmean", False, (True,), divisor_only=True)),
+        (Option("log_target", False, (True,)), Option("batchmean", False, (True,), changes_items=False)),
     ),
     Loss(
         LossKind.L1,
@@ -331,8 +337,17 @@ _ROWS = (
             _CLASS_OR_SOFT,
             _real("linear_bias", optional=True),
             _SOFT_CLASS_WEIGHT,
+            Operand("token_weight", Domain.NON_NEGATIVE, Extent.ROWS, optional=True, extension=True),
+            Operand("normalizer", Domain.POSITIVE, Extent.ONE, optional=True, extension=True),
         ),
-        (_IGNORE_INDEX, _LABEL_SMOOTHING),
+        (
+            _IGNORE_INDEX,
+            _LABEL_SMOOTHING,
+            Option("softcap", 0.0, (2.0,), extension=True),
+            Option("z_loss", 0.0, (0.25,), extension=True),
+            Option("max_memory", 0, (1,), changes_items=False, extension=True),
+            Option("return_extras", False, changes_items=False, extension=True),
+        ),
         Divisor.CLASS_WEIGHT_SUM,
     ),
 )

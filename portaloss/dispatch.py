@@ -32,7 +32,8 @@ def loss(
         **options: by the catalogue's names.
 
     Returns:
-        A NumPy array or scalar for NumPy operands, a torch tensor that knows its gradient for tensors.
+        A NumPy array or scalar for NumPy operands, a torch tensor that knows its gradient for tensors. With the option
+        return_extras, a pair of that and a tuple of what is known of each row.
     """
     if compiling():
         # the tracer reads this function, and should find little in it: checks are the operator's, when it runs
@@ -56,7 +57,8 @@ def loss(
     if recorder is not None:
         return recorder.record(plan, given)
     if library == arrays.NUMPY:
-        return plan.forward_with_gradients(given, ()).value
+        forward = plan.forward_with_gradients(given, ())
+        return forward.value if forward.extras is None else (forward.value, forward.extras)
     return torch_ops.apply(plan, given)
 
 

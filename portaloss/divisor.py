@@ -21,18 +21,33 @@ def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float
     It may be 0, where there are no items or none counts: that mean is nan.
     """
     operands = arranged.operands
+    if "normalizer" in operands:
+        return float(operands["normalizer"])
     if loss.divisor is Divisor.TARGET_LENGTHS:
         lengths = operands["target_lengths"]
         each: npt.NDArray[np.float64] = np.maximum(lengths, 1).astype(np.float64) * len(lengths)
         return each
     if loss.divisor is Divisor.WEIGHT_SUM and "weight" in operands:
         return float(operands["weight"].astype(np.float64).sum())
+    if "token_weight" in operands:
+        return _token_weight_sum(options["ignore_index"], operands)
     if loss.divisor is Divisor.CLASS_WEIGHT_SUM and not is_floating(operands["target"]):
         return nll.divisor(operands["target"], operands.get("weight"), ignore_index=options["ignore_index"])
     if options.get("batchmean"):
         shape = operands["input"].shape
         return float(shape[0]) if shape else 1.0
     return float(prod(arranged.items_shape))
+
+
+def _token_weight_sum(ignore_index: int, operands: Mapping[str, npt.NDArray[Any]]) -> float:
+    """Tokens count as much as they weigh, times their class's weight; those that are ignored don't."""
+    each, target = operands["token_weight"].astype(np.float64), operands["target"]
+    if not is_floating(target):
+        counted = target != ignore_index
+        each = each * counted
+        if "weight" in operands:
+            each *= operands["weight"].reshape(-1)[np.where(counted, target, 0)]
+    return float(each.sum())
 
 
 def counts(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> npt.NDArray[np.bool_] | None:

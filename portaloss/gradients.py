@@ -60,7 +60,7 @@ class Recorder:
                 total = total + computed[name]
             self.gradients.append(total)
             del array
-        return self.value
+        return self.value if result.extras is None else (self.value, result.extras)
 
 
 @contextmanager

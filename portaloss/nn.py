@@ -258,13 +258,65 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     A linear layer and the cross-entropy of its outputs, which are never all stored. The layer's parameters are
     ``linear.weight``, (num_classes · product of out_features, in_features), and ``linear.bias``. It is here also where
     torch does not have it yet; also under the name ``FusedLinearCrossEntropyLoss``.
+
+    Beyond PyTorch's arguments it takes those of the function: softcap, z_loss, max_memory and return_extras here, and
+    token_weight and normalizer where it is called.
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    #: For modules that PyTorch's class has pickled.
+    softcap: float | None = None
+    z_loss: float = 0.0
+    max_memory: int | None = None
+    return_extras: bool = False
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: Any = None,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        max_memory: int | None = None,
+        return_extras: bool = False,
+    ) -> None:
+        super().__init__(
+            in_features,
+            num_classes,
+            out_features=out_features,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+            reduction=reduction,
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            options=options,
+        )
+        self.softcap, self.z_loss = softcap, z_loss
+        self.max_memory, self.return_extras = max_memory, return_extras
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        token_weight: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Any:
         """The loss of inputs (D) or (N, D) and classes, or distributions of the logits' shape."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias
-        return functional.linear_cross_entropy(
+        function: Any = functional.linear_cross_entropy  # which of its two results it has depends on return_extras
+        return function(
             input,
             self.linear.weight.reshape(*classes, self.linear.in_features),  # Linear's own has two axes
             target,
@@ -274,7 +326,18 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             options=self.options,
+            softcap=self.softcap,
+            z_loss=self.z_loss,
+            token_weight=token_weight,
+            normalizer=normalizer,
+            max_memory=self.max_memory,
+            return_extras=self.return_extras,
         )
+
+    def extra_repr(self) -> str:
+        """PyTorch's, and what is set beyond it."""
+        beyond = {name: getattr(self, name) for name in ("softcap", "z_loss", "max_memory", "return_extras")}
+        return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in beyond.items() if value)])
 
 
 FusedLinearCrossEntropyLoss = LinearCrossEntropyLoss

@@ -225,6 +225,8 @@ def check_option(loss: Loss, name: str, value: Any) -> None:
             raise TypeError(f"{loss.function}: {name} must be an int, got {value!r}")
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{loss.function}: {name} must be a number, got {value!r}")
+    if name in _NOT_NEGATIVE and not value >= 0:
+        raise ValueError(f"{loss.function}: {name} must not be negative, got {value}")
     if name == "beta" and value < 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta; got {value}")
     if name == "delta" and not value > 0:
@@ -236,6 +238,9 @@ def check_option(loss: Loss, name: str, value: Any) -> None:
     if loss.kind is LossKind.MULTI_MARGIN and name == "p" and value not in (1, 2):
         raise ValueError(f"only p == 1 and p == 2 supported, got p {value}")
 
+
+#: Options that PyTorch does not have, and that cannot be negative.
+_NOT_NEGATIVE = frozenset({"softcap", "z_loss", "max_memory"})
 
 #: From narrow to wide; float16 and bfloat16 together give float32.
 _RANK = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3}
@@ -257,7 +262,7 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
             if loss.kind in _INPUT_DECIDES and row.name == "input":
                 raise RuntimeError(f"input must be of a floating dtype for {loss.function}, got {dtype_name(value)}")
             continue
-        if loss.kind in _INPUT_DECIDES and row.name == "target":
+        if row.extension or (loss.kind in _INPUT_DECIDES and row.name == "target"):
             continue
         name = dtype_name(value)
         if name not in _RANK:

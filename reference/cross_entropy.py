@@ -24,6 +24,10 @@ With soft targets, each class is weighted by its own weight. Without smoothing a
 targets need not sum to 1. The mean divides by ``nll.divisor`` for hard targets, smoothed or not, and by the number of
 rows for soft ones.
 
+Nothing ties the level of the scores down: a constant added to all of a row changes no p. In narrow dtypes they drift,
+so PaLM (Chowdhery et al., 2023) added a cost of the level itself, z-loss: ζ lse(x)² for each row that counts, with a ζ
+such as 1e-4 (0 where none is asked for). Neither weights nor smoothing touch it.
+
 The derivative, step by step
 ----------------------------
 1. ∂lse/∂x[i] = exp(x[i]) / Σ exp(x[j]) = p[i]: softmax is the gradient of the log of its own denominator.
@@ -37,6 +41,8 @@ The derivative, step by step
 
        ∂ℓ/∂t[j] = (1 - s) w[j] L[j]
        ∂ℓ/∂w[j] = ((1 - s) t[j] + s/C) L[j]
+
+5. By step 1, z-loss adds 2 ζ lse p[i]: it is as if V were larger by 2 ζ lse.
 
 Kinks and conventions
 ---------------------
@@ -62,6 +68,10 @@ same log1p: only sums of terms that are not negative.
 V p[t] - v[t] = (V - v[t]) - V r / (r + e[t]). What remains, V p[i] - v[i] where both are of a size, is a difference of
 what the model and the target say, and inherent: ``magnitudes`` measures it.
 
+*z-loss.* lse = m + log Σ exp(x[j] - m) cancels where m is negative and lse is near 0: its error is measured against
+|m| + log Σ exp(x[j] - m). In the derivative, V + 2 ζ lse would swallow a small z-loss at a confident target, so there
+2 ζ lse p[t] is added last.
+
 *The shift.* exp(x - m) is less accurate than it looks: rounding x - m = -30 moves the exponent by 1e-6 in float32,
 eight units in the last place of the result. Most rows need no shift at all: with 0 ≤ m ≤ 60 the sum of exp(x) does not
 overflow, and exp(x) vanishes only where p does. Not shifting is exact and saves a pass. The other rows are shifted by
@@ -76,7 +86,8 @@ most losses keep to 4.
 
 Source: John S. Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs, with Relationships
 to Statistical Pattern Recognition", Neurocomputing (Springer, 1990); Christian Szegedy et al., "Rethinking the
-Inception Architecture for Computer Vision", CVPR 2016; Pierre Blanchard, Desmond J. Higham and Nicholas J. Higham,
+Inception Architecture for Computer Vision", CVPR 2016; Aakanksha Chowdhery et al., "PaLM: Scaling Language Modeling
+with Pathways", JMLR 24 (2023); Pierre Blanchard, Desmond J. Higham and Nicholas J. Higham,
 "Accurately Computing the Log-Sum-Exp and Softmax Functions", IMA Journal of Numerical Analysis 41 (2021);
 ``torch.nn.functional.cross_entropy``.
 
@@ -119,6 +130,7 @@ def cross_entropy(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     wants: Wants = (),
 ) -> Terms:
     """Items of the cross-entropy, (N, 1, ...), and their derivatives.
@@ -129,15 +141,18 @@ def cross_entropy(
         weight: w, one a class, (1, C, 1, ...).
         ignore_index: rows with this class as target cost nothing.
         label_smoothing: s, how much of the target is spread over all classes.
+        z_loss: ζ, what lse² costs.
         wants: which of input and, for soft targets, target and weight to differentiate.
     """
     w = None if weight is None else weight.reshape(1, -1)
     if target.dtype.kind == "f":
-        return _soft(input, target, w, label_smoothing, wants)
-    return _hard(input, target, w, ignore_index, label_smoothing, wants)
+        return _soft(input, target, w, label_smoothing, z_loss, wants)
+    return _hard(input, target, w, ignore_index, label_smoothing, z_loss, wants)
 
 
-def _hard(input: Array, target: Array, w: Array | None, ignore_index: int, s: float, wants: Wants) -> Terms:
+def _hard(
+    input: Array, target: Array, w: Array | None, ignore_index: int, s: float, z_loss: float, wants: Wants
+) -> Terms:
     (x,) = rows(input)
     classes = x.shape[1]
     t = target.reshape(-1, 1)
@@ -158,6 +173,11 @@ def _hard(input: Array, target: Array, w: Array | None, ignore_index: int, s: fl
         total = classes if w is None else sum_rows(w)
         loss *= 1.0 - s
         loss += (s / classes) * (sum_rows(others) + softmax.log_sum * total)
+    level: Array | None = None  # 2 ζ lse
+    if z_loss > 0.0:
+        lse = softmax.maximum + softmax.log_sum
+        loss += z_loss * lse * lse
+        level = 2.0 * z_loss * lse
     if some_ignored:
         np.copyto(loss, 0.0, where=~counted)
 
@@ -173,12 +193,13 @@ def _hard(input: Array, target: Array, w: Array | None, ignore_index: int, s: fl
             counts = counted.astype(x.dtype)
             own_factor, factor_sum = own_factor * counts, factor_sum * counts
             factors = None if factors is None else factors * counts
-        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum), input)
+            level = None if level is None else level * counts
+        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
 
     return loss.reshape(target.shape), derivatives
 
 
-def _soft(input: Array, target: Array, w: Array | None, s: float, wants: Wants) -> Terms:
+def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float, wants: Wants) -> Terms:
     x, t = rows(input, target)
     mixed = t if s == 0.0 else (1.0 - s) * t + s / x.shape[1]
     factors = mixed if w is None else mixed * w
@@ -189,11 +210,16 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, wants: Wants) 
     costs = softmax.maximum - x
     costs += softmax.log_sum
     loss = sum_rows(factors * costs)
+    level: Array | None = None
+    if z_loss > 0.0:
+        lse = softmax.maximum + softmax.log_sum
+        loss += z_loss * lse * lse
+        level = 2.0 * z_loss * lse
 
     derivatives: Derivatives = {}
     if "input" in wants:
         own_factor = np.take_along_axis(factors, largest, axis=1)
-        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, sum_rows(factors)), input)
+        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, sum_rows(factors), level), input)
     if "weight" in wants:
         derivatives["weight"] = unrows(mixed * costs, input)
     if "target" in wants:
@@ -254,11 +280,22 @@ def _exponentials(x: Array, m: Array) -> tuple[Array, Array]:
     return terms, np.exp(m - c)
 
 
-def _slope(softmax: _Softmax, factors: Array | float | None, own: Array | float, factor_sum: Array | float) -> Array:
-    """V p - v, written over the terms. ``own`` is v at the class taken out; ``factors`` is v elsewhere, None for 0."""
+def _slope(
+    softmax: _Softmax,
+    factors: Array | float | None,
+    own: Array | float,
+    factor_sum: Array | float,
+    level: Array | None = None,
+) -> Array:
+    """V p - v, written over the terms. ``own`` is v at the class taken out; ``factors`` is v elsewhere, None for 0.
+
+    With ``level``, 2 ζ lse, that of z-loss too.
+    """
     total = softmax.rest + softmax.term
     slope = softmax.terms
-    if isinstance(factor_sum, float):
+    if level is not None:
+        slope *= (factor_sum + level) / total
+    elif isinstance(factor_sum, float):
         slope /= total  # V is 1: one rounding less
     else:
         slope *= factor_sum / total
@@ -270,6 +307,8 @@ def _slope(softmax: _Softmax, factors: Array | float | None, own: Array | float,
         likely = (factor_sum - own) - factor_sum * rest
         unlikely = factor_sum * (softmax.term / total) - own
         at_own = np.where(softmax.rest < softmax.term, likely, unlikely)
+    if level is not None:
+        at_own = at_own + level * (softmax.term / total)
     slope.reshape(-1, order="A")[softmax.place] = at_own
     return slope
 
@@ -281,10 +320,12 @@ def magnitudes(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> tuple[Array, Derivatives]:
     """The sums of |terms|: V p + v for the derivative in the logits, which is a difference wherever v isn't one class.
 
-    Everything else is a sum of terms of one sign, and its own magnitude.
+    And what lse is made of, where z-loss asks for it. Everything else is a sum of terms of one sign, and its own
+    magnitude.
     """
     soft = target.dtype.kind == "f"
     w = None if weight is None else np.abs(weight)
@@ -309,7 +350,17 @@ def magnitudes(
             v = ((1.0 - label_smoothing) * is_target + label_smoothing / classes) * counted
             v = v if w is None else v * w
         sizes["input"] = np.abs(derivatives["input"] + 2.0 * v)  # V p - v, and 2 v
-    return np.abs(items), sizes
+    items = np.abs(items)
+    if z_loss > 0.0:
+        m = input.max(axis=1, keepdims=True)
+        terms = np.exp(input - m)
+        total = terms.sum(axis=1, keepdims=True)
+        counts = 1.0 if soft else (target != ignore_index).astype(input.dtype)
+        size = (np.abs(m) + np.log(total)) * counts
+        # an error of lse moves lse² by 2 |lse| times that
+        items = items + 2.0 * z_loss * np.abs(m + np.log(total)) * size
+        sizes["input"] = sizes["input"] + 2.0 * z_loss * size * (terms / total)
+    return items, sizes
 
 
 __all__ = ["cross_entropy", "divisor", "magnitudes"]

@@ -14,15 +14,20 @@ The formula
 With x a row of the input, W the weight of the layer, b its bias (0 where none is given)::
 
     z[j] = Σ_h x[h] W[j, h] + b[j]
-    ℓ = cross_entropy(z, t)
+    ℓ = k cross_entropy(z, t)
 
-where cross-entropy is that of its own chapter, with class weights, label smoothing, ignored rows and soft targets. For
-K-dimensional losses W is (C, d1, ..., H): each of the positions d1, ... has a layer of its own, and its own loss.
+where cross-entropy is that of its own chapter, with class weights, label smoothing, ignored rows, soft targets and
+z-loss, and k is a weight of the row's own, 1 where none are given. For K-dimensional losses W is (C, d1, ..., H): each
+of the positions d1, ... has a layer of its own, and its own loss.
+
+Some models keep logits within (-a, a) by a soft cap (Gemma Team, 2024). Then cross-entropy is not of z but of::
+
+    y[j] = a tanh(z[j] / a)
 
 The derivative, step by step
 ----------------------------
-1. Let g[n, j] = u[n] ∂ℓ[n]/∂z[n, j], with u the upstream gradient of the items and ∂ℓ/∂z from the chapter on
-   cross-entropy.
+1. Let g[n, j] = u[n] ∂ℓ[n]/∂z[n, j], with u the upstream gradient of the items times k, and ∂ℓ/∂z from the chapter on
+   cross-entropy. With a soft cap that chapter's is ∂ℓ/∂y, and ∂y/∂z = 1 - tanh²(z/a) = 1/cosh²(z/a).
 2. z[n, j] holds x[n, h] with the factor W[j, h], so what arrives at the input is ::
 
        G_x[n, h] = Σ_j g[n, j] W[j, h]          G_x = g W
@@ -61,6 +66,9 @@ z adds H signed terms and is off by a few roundings of m = Σ |x[h] W[j, h]|, ho
 absolute error of z into a relative error of p, and nothing after the product can mend it: in units of a rounding, the
 loss may be off by Σ |∂ℓ/∂z| m, and p[i] by p[i] (m[i] + Σ p m). Errors of this loss are measured against that.
 
+The slope of a soft cap is 1 - tanh² where it is flat, too, but there nothing is left of the difference: tanh(10) is 1
+in float32. 1/cosh² keeps its digits down to the smallest number.
+
 G_W adds N terms, chunk after chunk. With 16-bit weights the sum has to be kept in float32: a bfloat16 accumulator stops
 growing when what is added falls below 1/512 of it, and a float16 one at 1/4096.
 
@@ -69,7 +77,8 @@ the derivatives are off by up to 8 units in the last place in float32, cross-ent
 float64, where PyTorch, whose products are BLAS's as well, is off by more.
 
 Source: Pin-Lun Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024; Erik Wijmans et al., "Cut
-Your Losses in Large-Vocabulary Language Models", 2024; ``torch.nn.functional.linear_cross_entropy``.
+Your Losses in Large-Vocabulary Language Models", 2024; Gemma Team, "Gemma 2: Improving Open Language Models at a
+Practical Size", 2024; ``torch.nn.functional.linear_cross_entropy``.
 
 >>> import numpy as np
 >>> x = np.array([[1.0, 0.0]])
@@ -97,9 +106,12 @@ def fused_linear_cross_entropy(
     target: Array,
     linear_bias: Array | None = None,
     weight: Array | None = None,
+    token_weight: Array | None = None,
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
     upstream: Array | float | None = None,
     wants: Wants = (),
 ) -> Terms:
@@ -111,13 +123,21 @@ def fused_linear_cross_entropy(
         target: t, classes (N, ...), integers; or a factor a class, (N, C, ...), floating.
         linear_bias: b, (C, ...).
         weight: the class weights, (C,).
+        token_weight: k, one weight a row, (N, ...).
         ignore_index: rows with this class as target cost nothing.
         label_smoothing: how much of the target is spread over all classes.
+        softcap: a; 0 for none.
+        z_loss: ζ in the chapter on cross-entropy.
         upstream: u, what the gradients are multiplied by before they are added up: (N, ...), or a number; None for 1.
         wants: which of input, linear_weight, linear_bias and, for soft targets, target and weight to differentiate.
     """
     logits = _logits(input, linear_weight, linear_bias)
+    slope: Array | None = None
+    if softcap > 0.0:
+        logits, slope = soft_cap(logits, softcap)
     u = _rows(upstream, logits)
+    if token_weight is not None:
+        u = u * token_weight[:, None]
     products = {"input", "linear_weight", "linear_bias"}.intersection(wants)
     items, derivatives = softmax.cross_entropy(
         logits,
@@ -125,18 +145,31 @@ def fused_linear_cross_entropy(
         _classes(weight, logits),
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
+        z_loss=z_loss,
         wants=[*(["input"] if products else []), *(name for name in wants if name in ("target", "weight"))],
     )
 
     gradients: Derivatives = {}
     if products:
         g = derivatives["input"] * u
+        g = g if slope is None else g * slope
         gradients |= _products(g, input, linear_weight, products)
     if "target" in wants:
         gradients["target"] = derivatives["target"] * u
     if "weight" in wants:
         gradients["weight"] = _sum_to_classes(derivatives["weight"] * u)
-    return items[:, 0], gradients
+    items = items[:, 0]
+    return (items if token_weight is None else items * token_weight), gradients
+
+
+def soft_cap(logits: Array, cap: float) -> tuple[Array, Array]:
+    """A tanh(z / a) and its derivative, for a cap a."""
+    scaled = logits / logits.dtype.type(cap)
+    slope = 1.0 / np.cosh(scaled)
+    slope *= slope
+    capped = np.tanh(scaled, out=scaled)
+    capped *= logits.dtype.type(cap)
+    return capped, slope
 
 
 def _logits(input: Array, linear_weight: Array, linear_bias: Array | None) -> Array:

@@ -14,6 +14,8 @@ from torch.nn import functional as torchs
 from portaloss import LOSSES, LossKind, LossReduction, functional
 from portaloss.parity.samples import cases
 
+EXTENSIONS = {row.name for loss in LOSSES.values() for row in (*loss.operands, *loss.options) if row.extension}
+
 ROWS = [pytest.param(loss, id=loss.function) for loss in LOSSES.values()]
 LEGACY = [
     pytest.param(loss, id=loss.function)
@@ -51,11 +53,19 @@ def test_signatures_are_torchs(loss):
     def parts(function):
         return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
-    assert parts(getattr(functional, loss.function)) == parts(theirs(loss.function))
+    ours = parts(getattr(functional, loss.function))
+    beyond = [part for part in ours if part[0] in EXTENSIONS]
+    assert [part for part in ours if part not in beyond] == parts(theirs(loss.function))
+    # what PyTorch does not have comes after, by keyword alone, and changes nothing unless it is given
+    assert ours[len(ours) - len(beyond) :] == beyond
+    assert all(kind is inspect.Parameter.KEYWORD_ONLY and not default for _, kind, default in beyond)
 
 
 def test_every_kind_has_its_function_and_nothing_else_is_exported():
-    assert set(functional.__all__) == {loss.function for loss in LOSSES.values()} | {"fused_linear_cross_entropy"}
+    assert set(functional.__all__) == {loss.function for loss in LOSSES.values()} | {
+        "fused_linear_cross_entropy",
+        "LinearCrossEntropyExtras",
+    }
     assert functional.fused_linear_cross_entropy is functional.linear_cross_entropy
 
 

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
 
 from portaloss.integrations.transformers import patch, unpatch
 
@@ -54,6 +54,28 @@ def test_the_loss_and_its_gradients_stay_and_the_logits_go(tied, arguments):
     assert torch.equal(again.loss, before.loss)
 
 
+def test_a_model_with_a_soft_cap():
+    torch.manual_seed(0)
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    model = Gemma2ForCausalLM(Gemma2Config(vocab_size=50, num_key_value_heads=1, final_logit_softcapping=0.5, **small))
+    before, gradients = loss_and_gradients(model)
+    after, others = loss_and_gradients(patch(model))
+    torch.testing.assert_close(after.loss, before.loss, rtol=1e-6, atol=0)
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(others[name], gradient, rtol=0, atol=1e-5 * scale, msg=name)
+    model.config.final_logit_softcapping = None
+    assert (
+        abs(float(model(input_ids=batch()[0], labels=batch()[1]).loss.detach()) - float(before.loss.detach())) > 1e-3
+    )  # it did cap
+
+
 def test_the_loss_of_a_bfloat16_model_is_float32():
     model = llama().bfloat16()
     before, _ = loss_and_gradients(model)
@@ -78,8 +100,8 @@ def test_what_has_no_labels_is_untouched():
 
 def test_models_that_do_more_to_logits_are_refused():
     model = llama()
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(NotImplementedError, match=r"config\.final_logit_softcapping"):
+    model.config.logit_scale = 30.0
+    with pytest.raises(NotImplementedError, match=r"config\.logit_scale"):
         patch(model)
     config = T5Config(d_model=16, d_ff=32, num_layers=1, num_heads=2, d_kv=8, vocab_size=50)
     with pytest.raises(TypeError, match="got T5EncoderModel"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from portaloss import LOSSES, LossKind, nn
+from portaloss import LOSSES, LossKind, functional, nn
 from portaloss.catalogue import Extent
 from portaloss.parity.samples import cases
 
@@ -22,7 +22,7 @@ def configurations(loss):
     parameters = inspect.signature(getattr(nn, loss.module)).parameters
     yield {}
     for option in loss.options:
-        if option.name in parameters:
+        if option.name in parameters and not option.extension:
             yield from ({option.name: value} for value in option.others if (option.name, value) not in WRONG)
     yield from ({"reduction": reduction} for reduction in ("none", "sum"))
     if loss.kind is LossKind.KL_DIV:
@@ -74,7 +74,8 @@ def inputs(loss, configuration):
         if configuration.get("log_target") and row.name == "target":
             tensor = tensor.log()
         made.append(tensor.clone().requires_grad_(row.differentiable and tensor.is_floating_point()))
-    assert len(made) == len(parameters) - 1
+    extensions = {row.name for row in loss.operands if row.extension}
+    assert len(made) == len(parameters.keys() - {"self"} - extensions)
     return made
 
 
@@ -128,7 +129,16 @@ def test_constructors_are_torchs(loss):
     theirs = getattr(torch.nn, loss.module, None)
     if theirs is None:
         pytest.skip(f"this PyTorch does not have {loss.module}")
-    assert inspect.signature(getattr(nn, loss.module)) == inspect.signature(theirs)
+    ours = inspect.signature(getattr(nn, loss.module))
+    extensions = {row.name for row in loss.options if row.extension}
+    if not extensions:
+        assert ours == inspect.signature(theirs)
+        return
+    # annotations apart, for ours are strings; what PyTorch's does not have is by keyword alone
+    parts = [(p.name, p.kind, p.default) for p in ours.parameters.values()]
+    expected = [(p.name, p.kind, p.default) for p in inspect.signature(theirs).parameters.values()]
+    assert [part for part in parts if part[0] not in extensions] == expected
+    assert {kind for name, kind, _ in parts if name in extensions} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize("loss", EACH)
@@ -213,6 +223,18 @@ class TestLinearCrossEntropyLoss:
         for name in ("weight", "bias"):
             gradient = getattr(ours.linear, name).grad
             torch.testing.assert_close(gradient, getattr(theirs.linear, name).grad, rtol=1e-10, atol=1e-12)
+
+    def test_what_pytorchs_does_not_have(self):
+        arguments = {"softcap": 1.5, "z_loss": 0.1, "max_memory": 1 << 20, "return_extras": True}
+        module = nn.LinearCrossEntropyLoss(5, 4, **arguments)
+        assert "softcap=1.5, z_loss=0.1, max_memory=1048576, return_extras=True" in repr(module)
+        x, t = torch.eye(6, 5), torch.arange(6) % 4
+        loss, extras = module(x, t, token_weight=torch.arange(6.0), normalizer=3)
+        expected, right = functional.linear_cross_entropy(
+            x, module.linear.weight, t, token_weight=torch.arange(6.0), normalizer=3, **arguments
+        )
+        assert torch.equal(loss, expected)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(extras, right, strict=True))
 
     def test_options_are_taken_and_change_nothing(self):
         if not hasattr(torch.nn, "LinearCrossEntropyOptions"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from portaloss.arrange.rowwise import cross_entropy
-from portaloss.arrange.views import Arranged, Operands, Options, View, apply, as_is, batch, single
-from portaloss.checks import dtype_name, is_floating, require_floating, scalar_type
+from portaloss.arrange.views import Arranged, Array, Operands, Options, View, apply, as_is, batch, single
+from portaloss.checks import Shape, dtype_name, is_floating, require_floating, scalar_type
 
 #: What PyTorch's matrix product calls its elements.
 _C_TYPES = {
@@ -49,11 +49,24 @@ def linear_cross_entropy(options: Options, operands: Operands) -> Arranged:
     if "weight" in operands:
         checked["weight"] = operands["weight"]
     inner = cross_entropy(options, checked)
+    if "token_weight" in operands:
+        _require_token_weight(operands["token_weight"], inner.items_shape)
+    if "normalizer" in operands and operands["normalizer"].ndim:
+        raise RuntimeError(
+            f"expected normalizer to be one number, 0-dimensional, got shape {operands['normalizer'].shape}"
+        )
     views: dict[str, View] = {}
     if unbatched:
         views["input"] = batch
+        views["token_weight"] = single
         views["target"] = batch if is_floating(target) else single
     return Arranged(apply(operands, views), inner.items_shape, None, views, single if unbatched else as_is)
+
+
+def _require_token_weight(token_weight: Array, items_shape: Shape) -> None:
+    if token_weight.shape != items_shape:
+        raise RuntimeError(f"expected token_weight shape {items_shape}, one weight a target, got {token_weight.shape}")
+    require_floating("token_weight", token_weight)
 
 
 def _require_one_dtype(operands: Operands) -> None:

@@ -30,6 +30,8 @@ class Forward:
     #: Whether the gradients may be multiplied by another upstream gradient. 16-bit ones may not: they are rounded, and
     #: what underflowed is lost. They are computed again.
     scalable: bool = False
+    #: What return_extras asks for, one value an item each: log_probs, entropy, accuracy, logsumexp.
+    extras: tuple[Any, ...] | None = None
 
 
 class Backend(Protocol):

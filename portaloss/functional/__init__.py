@@ -12,7 +12,7 @@ from ml_dtypes), float32 or float64; 16-bit operands are computed with in float3
 from __future__ import annotations
 
 from portaloss.functional.ctc import ctc_loss
-from portaloss.functional.linear_cross_entropy import linear_cross_entropy
+from portaloss.functional.linear_cross_entropy import LinearCrossEntropyExtras, linear_cross_entropy
 from portaloss.functional.pointwise import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -36,6 +36,7 @@ from portaloss.functional.rowwise import (
 fused_linear_cross_entropy = linear_cross_entropy
 
 __all__ = [
+    "LinearCrossEntropyExtras",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_embedding_loss",

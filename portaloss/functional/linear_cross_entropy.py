@@ -2,10 +2,70 @@
 
 from __future__ import annotations
 
-from portaloss import dispatch
+import sys
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+
+from portaloss import arrays, dispatch
 from portaloss.functional._arrays import Array, ArrayT, has_shape
 from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
+
+
+class LinearCrossEntropyExtras(NamedTuple):
+    """What ``return_extras`` gives beside the loss: one value an item each, in float32 (float64 for float64).
+
+    They are of the logits after ``softcap``, know nothing of weights, label smoothing and z_loss, and no gradient flows
+    through them.
+    """
+
+    log_probs: Any  #: log p[t] of the target class, 0 where it is ignored; Σ t[c] log p[c] for a distribution
+    entropy: Any  #: -Σ p[c] log p[c]
+    accuracy: Any  #: 1 where no class has a larger logit than the target's, else 0; nan where that is ignored
+    logsumexp: Any  #: log Σ exp(z)
+
+
+@overload
+def linear_cross_entropy(
+    input: ArrayT,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    token_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    max_memory: int | None = None,
+    return_extras: Literal[False] = False,
+) -> ArrayT: ...
+
+
+@overload
+def linear_cross_entropy(
+    input: ArrayT,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    token_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    max_memory: int | None = None,
+    return_extras: Literal[True],
+) -> tuple[ArrayT, LinearCrossEntropyExtras]: ...
 
 
 def linear_cross_entropy(
@@ -19,7 +79,13 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: object = None,
-) -> ArrayT:
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    token_weight: Array | None = None,
+    normalizer: float | Array | None = None,
+    max_memory: int | None = None,
+    return_extras: bool = False,
+) -> ArrayT | tuple[ArrayT, LinearCrossEntropyExtras]:
     """Cross-entropy of the logits x Aᵀ + b, of which only a part exists at a time. Also ``fused_linear_cross_entropy``.
 
     Formula, with z = A x + b for each row x of the input, and log p = z - log Σ exp(z) along the classes::
@@ -29,7 +95,8 @@ def linear_cross_entropy(
 
     A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 where none are given. Label smoothing ε mixes
     the target with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits;
-    the memory is not.
+    the memory is not. What follows ``options`` PyTorch does not have: with a cap a, z is a tanh((A x + b) / a); z-loss
+    adds ζ (log Σ exp(z))² to each item that is not ignored; and token weights multiply items.
 
     Args:
         input: x, of a floating dtype: (D) or (N, D), with D features.
@@ -47,21 +114,34 @@ def linear_cross_entropy(
         options: None, or PyTorch's LinearCrossEntropyOptions. They say how large the parts are in which PyTorch works,
             and in what it adds up. Here the memory that is free decides the first, and the accumulator is always at
             least float32: the results do not depend on options, and there is no need to give any.
+        softcap: a, positive; None for no cap.
+        z_loss: ζ, such as 1e-4; class weights do not apply to it, token weights do.
+        token_weight: one a target, of the items' shape and a floating dtype. The mean divides by the sum of the token
+            weights (each times w[t], where there are class weights) of the targets that are not ignored. For a gradient
+            to token weights, multiply items of reduction none.
+        normalizer: what the mean divides by instead, a number or an array of one, which may be on the device: the
+            tokens of all the batches whose gradients are added up, say.
+        max_memory: bytes of scratch, beyond the loss and the gradients, that the parts are sized for; by default 32 MiB
+            on a CPU and 1 GiB on a GPU. A part has at least one row on a GPU, and 8 on a CPU, however small it is.
+        return_extras: also return what is known of each row, which costs no second pass (under torch.compile it does).
 
     Returns:
         The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The
-        gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight.
+        gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight. With
+        return_extras, a pair of it and of a ``LinearCrossEntropyExtras``.
 
     Raises:
         TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: the batch sizes of input and target differ, or reduction is none of the three.
+        ValueError: the batch sizes of input and target differ, reduction is none of the three, softcap, z_loss or
+            max_memory is negative, softcap or max_memory 0, or a normalizer comes with another reduction than mean.
         RuntimeError: another shape or dtype does not fit, label_smoothing is outside of [0, 1], or ignore_index comes
             with target distributions.
         IndexError: a target is no class; it says which and where.
         NotImplementedError: input is not of a floating dtype.
 
     Source: Erik Wijmans, Brody Huval, Alexander Hertzberg, Vladlen Koltun and Philipp Krähenbühl, "Cut Your Losses in
-    Large-Vocabulary Language Models", ICLR 2025; ``torch.nn.functional.linear_cross_entropy``.
+    Large-Vocabulary Language Models", ICLR 2025; ``torch.nn.functional.linear_cross_entropy``; for softcap and z_loss
+    the chapters of ``portaloss.reference``.
 
     >>> import numpy as np
     >>> input, linear_weight = np.array([[1.0, 0.0]]), np.log([[3.0, 7.0], [1.0, 9.0]])  # logits log 3 and log 1
@@ -71,6 +151,8 @@ def linear_cross_entropy(
     """
     if options is not None and not hasattr(options, "batch_chunk_size"):
         raise TypeError(f"options must be None or a LinearCrossEntropyOptions, got {type(options).__name__}")
+    if not isinstance(return_extras, bool):
+        raise TypeError(f"return_extras must be a bool, got {return_extras!r}")
     reduction = reduction_of(reduction, None, None)
     if ignore_index is not None and has_shape(input, linear_weight, target):
         logits = (*input.shape[:-1], *linear_weight.shape[:-1])
@@ -82,12 +164,40 @@ def linear_cross_entropy(
         "target": target,
         "linear_bias": linear_bias,
         "weight": weight,
+        "token_weight": token_weight,
+        "normalizer": _as_operand(normalizer, reduction, input),
     }
-    loss: ArrayT = dispatch.loss(
+    result: Any = dispatch.loss(
         LossKind.FUSED_LINEAR_CROSS_ENTROPY,
         reduction,
         operands,
         ignore_index=-100 if ignore_index is None else ignore_index,
         label_smoothing=label_smoothing,
+        softcap=_positive("softcap", softcap),
+        z_loss=z_loss,
+        max_memory=_positive("max_memory", max_memory),
+        return_extras=return_extras,
     )
-    return loss
+    return (result[0], LinearCrossEntropyExtras(*result[1])) if return_extras else result
+
+
+def _positive(name: str, value: Any) -> Any:
+    """0 for None, which is what kernels take for it."""
+    if value is None:
+        return 0
+    if isinstance(value, (int, float)) and not value > 0:
+        raise ValueError(f"{name} must be positive, or None, got {value!r}")
+    return value
+
+
+def _as_operand(normalizer: Any, reduction: str, input: Any) -> Any:
+    """A number as an array of input's library and device."""
+    if normalizer is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(f"normalizer is what a mean is divided by, got one with reduction {reduction!r}")
+    if isinstance(normalizer, (bool, np.generic)) or not isinstance(normalizer, (int, float)):
+        return normalizer
+    if arrays.is_tensor(input):
+        return input.new_full((), float(normalizer), dtype=sys.modules["torch"].float64)
+    return np.asarray(normalizer, np.float64)

@@ -25,7 +25,7 @@ from portaloss import dispatch
 from portaloss.kinds import LossKind
 
 #: What a configuration may ask of logits between the matrix and the loss, which are not there here.
-_LOGIT_OPTIONS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "router_aux_loss_coef")
+_LOGIT_OPTIONS = ("logits_scaling", "logit_scale", "router_aux_loss_coef")
 
 #: What the loss takes, and the model beneath it does not.
 _OF_THE_LOSS = ("labels", "num_items_in_batch", "shift_labels", "ignore_index", "logits_to_keep", "return_dict")
@@ -76,7 +76,8 @@ def _fused(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(*args, **kwargs)
         of_the_loss = {name: arguments.pop(name) for name in _OF_THE_LOSS if name in arguments}
         outputs = model.base_model(**arguments)
-        loss = _loss(outputs[0], model.get_output_embeddings(), **of_the_loss)
+        softcap = getattr(model.config, "final_logit_softcapping", None)
+        loss = _loss(outputs[0], model.get_output_embeddings(), softcap=softcap, **of_the_loss)
         shared = {name: getattr(outputs, name, None) for name in _SHARED}
         result = CausalLMOutputWithPast(loss=loss, logits=None, **shared)
         return result if of_the_loss.get("return_dict") is not False else result.to_tuple()
@@ -96,6 +97,7 @@ def _loss(
     num_items_in_batch: Tensor | int | None = None,
     shift_labels: Tensor | None = None,
     ignore_index: int = -100,
+    softcap: float | None = None,
     **others: Any,
 ) -> Tensor:
     """Tokens up to n predict token n; the mean over the tokens that count, or their sum over a number that is given."""
@@ -104,19 +106,27 @@ def _loss(
         hidden, shift_labels = hidden[..., :-1, :], labels[..., 1:]
     loss: Tensor = dispatch.loss(
         LossKind.FUSED_LINEAR_CROSS_ENTROPY,
-        "mean" if num_items_in_batch is None else "sum",
+        "mean",
         {
             "input": hidden.reshape(-1, hidden.shape[-1]),
             "linear_weight": head.weight,
             "target": shift_labels.reshape(-1).to(hidden.device),
             "linear_bias": head.bias,
+            "normalizer": _as_tensor(num_items_in_batch, hidden),
         },
         ignore_index=ignore_index,
+        softcap=softcap or 0.0,
         dtype="float32" if hidden.element_size() == 2 else None,  # as transformers does
     )
-    if num_items_in_batch is None:
-        return loss
-    return loss / (num_items_in_batch.to(loss.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+    return loss
+
+
+def _as_tensor(count: Tensor | int | None, like: Tensor) -> Tensor | None:
+    if count is None:
+        return None
+    if isinstance(count, Tensor):
+        return count.to(like.device).reshape(())
+    return like.new_full((), count, dtype=torch.float64)
 
 
 __all__ = ["patch", "unpatch"]

@@ -67,6 +67,10 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
 def _call(loss: Loss, case: Case, tensors: dict[str, Any], reduction: LossReduction) -> Any:
     import torch.nn.functional as F  # noqa: N812  # its name everywhere
 
+    extensions = {row.name for row in loss.operands if row.extension}
+    extensions |= {option.name for option in loss.options if option.extension}
+    if extensions & {*case.operands, *case.options}:
+        raise NotImplementedError("PyTorch does not have it")
     options: dict[str, Any] = {"reduction": reduction.name.lower(), **case.options}
     if options.pop("batchmean", False) and reduction is LossReduction.MEAN:
         options["reduction"] = "batchmean"

@@ -54,7 +54,8 @@ def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
 
 
 def _optional(loss: Loss) -> tuple[str, ...]:
-    return tuple(row.name for row in loss.operands if row.optional)
+    """Those that PyTorch has too: others have recipes of their own, so that PyTorch is there to compare with."""
+    return tuple(row.name for row in loss.operands if row.optional and not row.extension)
 
 
 def _pointwise(loss: Loss) -> list[Recipe]:
@@ -149,6 +150,7 @@ def _rowwise(loss: Loss) -> list[Recipe]:
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
         # 17 MB of logits in float32: more than one of the chunks that the cpu backend makes of them
         made.append(Recipe("chunks", (2051, 2053), present=every, ignored="some"))
+        made += _extensions(loss)
     if any(option.name == "ignore_index" for option in loss.options):
         made += _ignored(every)
     if any(row.other_domain is not None and row.other_when is None for row in loss.operands):
@@ -185,6 +187,30 @@ def _soft(every: tuple[str, ...]) -> list[Recipe]:
     ]
 
 
+def _extensions(loss: Loss) -> list[Recipe]:
+    """What PyTorch does not have, all together: on every layout, at extremes, in many chunks."""
+    every = tuple(row.name for row in loss.operands if row.optional)
+    unnormalised = tuple(name for name in every if loss.operand(name).extent is not Extent.ONE)
+    options = (("softcap", 2.0), ("z_loss", 0.25))
+    smooth = (*options, ("label_smoothing", 0.1))
+    made = [
+        Recipe("beyond", (13, 5), present=every, ignored="some"),
+        Recipe("beyond-divisor", (13, 5), present=unnormalised, ignored="some"),
+        Recipe("beyond-smoothed", (13, 5), present=unnormalised, ignored="some", options=smooth),
+        Recipe("beyond-kinks", (23, 5), "kinks", present=unnormalised),
+        Recipe("beyond-extremes", (17, 7), "extremes", present=every, ignored="some"),
+        Recipe("beyond-not-finite", (16, 7), "not-finite", present=unnormalised, ignored="some"),
+        Recipe("beyond-unbatched", (7,), present=unnormalised),
+        Recipe("beyond-empty", (0, 7), present=unnormalised),
+        Recipe("beyond-all-ignored", (5, 4), present=unnormalised, ignored="all"),
+        Recipe("beyond-dimensions", (3, 5, 4), present=unnormalised, ignored="some", layout="transposed"),
+        Recipe("beyond-soft", (7, 5), present=unnormalised, targets="unnormalised", weights="zeros"),
+        Recipe("beyond-soft-smoothed", (3, 5, 4), present=every, targets="soft", options=smooth),
+        Recipe("beyond-chunks", (129, 33), present=unnormalised, options=(*options, ("max_memory", 1))),
+    ]
+    return [recipe if recipe.options else replace(recipe, options=options) for recipe in made]
+
+
 def _row_broadcasts(loss: Loss) -> list[Recipe]:
     """Operands of vectors or classes that broadcast along the rows or along the features."""
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
@@ -208,7 +234,7 @@ def _row_broadcasts(loss: Loss) -> list[Recipe]:
 def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
     """Each optional operand alone, and weights with zeros in them."""
     every = _optional(loss)
-    made = [Recipe(f"with-{name}", shape, present=(name,)) for name in every]
+    made = [Recipe(f"with-{row.name}", shape, present=(row.name,)) for row in loss.operands if row.optional]
     weights = tuple(row.name for row in loss.operands if row.optional and row.domain is Domain.NON_NEGATIVE)
     if weights:
         made.append(Recipe("weights-with-zeros", shape, present=every, weights="zeros", ignored="some"))

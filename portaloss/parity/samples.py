@@ -238,6 +238,8 @@ class _Builder:
             linear = {"input": (*rows, _FEATURES), "linear_weight": (*inner, _FEATURES), "linear_bias": inner}
             if row.name in linear:
                 return linear[row.name]
+        if row.extent is Extent.ONE:
+            return ()
         if row.extent is Extent.CLASSES:
             return (self._classes(),)
         if row.extent is Extent.ROWS and (domain is row.domain or row.other_when is not None):

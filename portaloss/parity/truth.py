@@ -133,7 +133,7 @@ class _Terms:
         self._operands = arranged.operands
         self._loss = loss
         chapter = importlib.import_module(f"portaloss.reference.{loss.name}")
-        known = {option.name: options[option.name] for option in loss.options if not option.divisor_only}
+        known = {option.name: options[option.name] for option in loss.options if option.changes_items}
         items, derivatives = getattr(chapter, loss.name)(**arranged.operands, **known, wants=wants)
         sizes: tuple[Array, Mapping[str, Array]] = (items, derivatives)
         if hasattr(chapter, "magnitudes"):
@@ -187,25 +187,40 @@ class _LinearTerms(_Terms):
             logits = logits + given["linear_bias"].reshape(-1)
             sizes = sizes + np.abs(given["linear_bias"]).reshape(-1)
         logits, sizes = (array.reshape(len(self._x), *self._shape) for array in (logits, sizes))
+        known = {name: options[name] for name in ("ignore_index", "label_smoothing", "z_loss")}
+        cap, cap_slope, cap_moved = options["softcap"], np.ones(()), np.zeros(())
+        if cap > 0.0:
+            linear = importlib.import_module("portaloss.reference.fused_linear_cross_entropy")
+            logits, cap_slope = linear.soft_cap(logits, cap)
+            cap_moved = 2.0 * sizes / cap  # relative to the slope, for (1/cosh²)' is -2 tanh / cosh²
+            sizes = _finite_product(cap_slope, sizes) + np.abs(logits)
         self._rows = {"input": logits, "target": target if soft else target[:, None]}
         if "weight" in given:
             self._rows["weight"] = given["weight"].reshape(1, classes, *[1] * len(inner))
 
         items, derivatives = chapter.cross_entropy(
-            **self._rows, **options, wants=("input", *(name for name in wants if name in {"target", "weight"}))
+            **self._rows, **known, wants=("input", *(name for name in wants if name in {"target", "weight"}))
         )
-        item_sizes, derivative_sizes = chapter.magnitudes(**self._rows, **options)
+        item_sizes, derivative_sizes = chapter.magnitudes(**self._rows, **known)
         moved = _finite_product(np.abs(derivatives["input"]), sizes).sum(axis=1, keepdims=True)
-        self.items = items.reshape(items.shape[0], *items.shape[2:])
-        self.item_magnitudes = (item_sizes + moved).reshape(self.items.shape)
+        self._token_weight = given.get("token_weight", np.ones(()))
+        self.items = items.reshape(items.shape[0], *items.shape[2:]) * self._token_weight
+        self.item_magnitudes = (item_sizes + moved).reshape(self.items.shape) * np.abs(self._token_weight)
 
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        largest = logits.max(axis=1, keepdims=True, initial=-np.inf)
+        shifted = np.exp(logits - largest)
         softmax = shifted / shifted.sum(axis=1, keepdims=True)
         # d p[i] = p[i] (d x[i] - sum p d x), times the sum of the factors, which V p + v is at least V p of
         spread = sizes + _finite_product(softmax, sizes).sum(axis=1, keepdims=True)
         slope_sizes = np.abs(derivative_sizes["input"])
-        self._slope = derivatives["input"]
-        self._slope_size = slope_sizes + _finite_product(softmax * _factor_sum(self._rows, options), spread)
+        factor_sum = _factor_sum(self._rows, options)
+        if known["z_loss"] > 0.0:  # 2 ζ lse p, in which lse moves by sum p d x
+            lse = largest + np.log(shifted.sum(axis=1, keepdims=True))
+            factor_sum = factor_sum + 2.0 * known["z_loss"] * (np.abs(lse) + 1.0)
+        slope_sizes = slope_sizes + _finite_product(softmax * factor_sum, spread)
+        self._slope = derivatives["input"] * cap_slope
+        slope_sizes = slope_sizes + _finite_product(np.abs(derivatives["input"]), cap_moved)
+        self._slope_size = _finite_product(cap_slope, slope_sizes)
         # a soft target's or weight's derivative is a cost, and costs move as logits do
         self._costs = {}
         for name in ("target", "weight"):
@@ -215,7 +230,7 @@ class _LinearTerms(_Terms):
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
         """As for other losses; products with x and W instead of sums over broadcast axes."""
-        u = per_item[:, None]
+        u = (per_item * self._token_weight)[:, None]
         slopes = (self._slope * u).reshape(len(self._x), len(self._matrix))
         sizes = (self._slope_size * np.abs(u)).reshape(len(self._x), len(self._matrix))
         result = {}

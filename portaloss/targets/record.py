@@ -181,7 +181,7 @@ def _options(loss: Loss, operands: dict[str, torch.Tensor]) -> Iterator[tuple[tu
     for option in loss.options:
         if not (soft and option.name == "ignore_index"):
             yield from (((option.name, value),) for value in option.others)
-    flags = [option.name for option in loss.options if isinstance(option.default, bool) and not option.divisor_only]
+    flags = [option.name for option in loss.options if isinstance(option.default, bool) and option.changes_items]
     if len(flags) > 1:
         for values in product((False, True), repeat=len(flags)):
             yield tuple(zip(flags, values, strict=True))
@@ -206,6 +206,7 @@ def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, t
         given = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
         yield CONTIGUOUS, {**given, "target": torch.zeros(64).long()}
         yield CONTIGUOUS, {**given, "target": torch.zeros(64, 1024, dtype=dtype)}
+        yield CONTIGUOUS, {**given, "target": torch.zeros(64).long(), "token_weight": torch.ones(64, dtype=dtype)}
         return
     sizes: list[tuple[str, tuple[int, ...]]]
     if loss.family is Family.POINTWISE:

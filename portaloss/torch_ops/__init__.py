@@ -20,8 +20,10 @@ from portaloss.torch_ops import autocast, composites, function, library
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def apply(plan: Plan, operands: dict[str, Any]) -> Tensor:
+def apply(plan: Plan, operands: dict[str, Any]) -> Any:
     """The loss of tensors, known to autograd where any operand requires a gradient.
+
+    Where the plan has return_extras, a pair of the loss and of these.
 
     Raises:
         RuntimeError: an operand without a gradient requires one, as PyTorch raises.
@@ -36,9 +38,9 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Tensor:
                 f"{name} is of layout {value.layout}; losses are of dense tensors, {name}.to_dense() is one"
             )
         elif value.is_meta:
-            return composites.loss(plan, operands)
+            return _composed(plan, operands)
     if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return composites.loss(plan, operands)
+        return _composed(plan, operands)
     if not plain or torch._C._len_torch_dispatch_stack():
         given = (
             composites.widened(operands, plan.dtype) if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY else operands
@@ -47,13 +49,21 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Tensor:
     return function.apply(plan, operands)
 
 
+def _composed(plan: Plan, operands: dict[str, Any]) -> Any:
+    options = dict(plan.options)
+    value = composites.loss(plan, operands)
+    if not options.get("return_extras"):
+        return value
+    return value, composites.linear_cross_entropy_extras(operands, options)
+
+
 def trace(
     kind: str,
     reduction: str | LossReduction,
     operands: Mapping[str, Any],
     options: dict[str, Any],
     dtype: str | None,
-) -> Tensor:
+) -> Any:
     """The loss in a function that torch.compile is reading; of another dtype than the operands' by casts of these."""
     tensors = {name: value for name, value in operands.items() if value is not None}
     for name in ("input_lengths", "target_lengths"):

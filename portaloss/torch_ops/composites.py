@@ -23,7 +23,7 @@ from portaloss.plan import Plan
 
 def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     """The loss of a plan, by PyTorch's operators alone."""
-    options = dict(plan.options)
+    options = {name: value for name, value in plan.options if name != "return_extras"}
     reduction = plan.reduction.name.lower()
     own = _OWN.get(plan.kind)
     if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
@@ -102,12 +102,67 @@ def _multilabel_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any
 
 
 def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
-    """The two functions that it fuses, for older releases of PyTorch have only these."""
-    given: dict[str, Any] = dict(operands)
-    input, weight, bias = given.pop("input"), given.pop("linear_weight"), given.pop("linear_bias", None)
+    """The two functions that it fuses, for older releases of PyTorch have only these; and what they do not have."""
+    logits = _linear_logits(operands, options)
+    given: dict[str, Any] = {name: operands[name] for name in ("target", "weight") if name in operands}
+    known = {name: options[name] for name in ("ignore_index", "label_smoothing") if name in options}
+    token_weight, normalizer = operands.get("token_weight"), operands.get("normalizer")
+    z_loss = options.get("z_loss", 0.0)
+    if not z_loss and token_weight is None and normalizer is None:
+        return F.cross_entropy(logits, **given, **known, reduction=reduction)
+    items = F.cross_entropy(logits, **given, **known, reduction="none")
+    counts = _counts(given["target"], known, items)
+    if z_loss:
+        items = items + z_loss * torch.where(counts > 0, torch.logsumexp(logits, _class_axis(logits)), 0.0) ** 2
+    if token_weight is not None:
+        items = items * token_weight.to(items.dtype)
+        counts = counts * token_weight.to(items.dtype)
+    if reduction != "mean":
+        return _reduced(items, reduction)
+    if normalizer is None and not given["target"].is_floating_point() and "weight" in given:
+        ignored = given["target"] == known.get("ignore_index", -100)
+        counts = counts * given["weight"][torch.where(ignored, 0, given["target"]).long()]
+    return (items.sum() / (counts.sum() if normalizer is None else normalizer)).to(items.dtype)
+
+
+def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """What return_extras gives: log_probs, entropy, accuracy and logsumexp, without derivatives."""
+    detached = {name: value.detach() for name, value in operands.items()}
+    logits, target = _linear_logits(detached, options), detached["target"]
+    logits = logits if logits.dtype is torch.float64 else logits.float()
+    axis = _class_axis(logits)
+    log_p = logits.log_softmax(axis)
+    entropy = torch.special.entr(log_p.exp()).sum(axis)
+    largest, chosen = logits.max(axis)
+    lse = logits.logsumexp(axis)
+    if target.is_floating_point():
+        right = target.argmax(axis) == chosen
+        return (target * log_p).sum(axis), entropy, right.to(lse.dtype), lse
+    counted = target != options.get("ignore_index", -100)
+    own = torch.where(counted, target, 0).long().unsqueeze(axis)
+    likely = torch.where(counted, log_p.gather(axis, own).squeeze(axis), 0.0)
+    right = logits.gather(axis, own).squeeze(axis) == largest
+    return likely, entropy, torch.where(counted, right.to(lse.dtype), float("nan")), lse
+
+
+def _linear_logits(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
+    input, weight, bias = operands["input"], operands["linear_weight"], operands.get("linear_bias")
     logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
     logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
-    return F.cross_entropy(logits, **given, **options, reduction=reduction)
+    cap = options.get("softcap", 0.0)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _class_axis(logits: Tensor) -> int:
+    return min(1, logits.ndim - 1)
+
+
+def _counts(target: Tensor, options: Mapping[str, Any], items: Tensor) -> Tensor:
+    """1 for an item that counts, 0 for one that is ignored."""
+    if target.is_floating_point():
+        return torch.ones_like(items)
+    counts: Tensor = (target != options.get("ignore_index", -100)).to(items.dtype)
+    return counts
 
 
 def _ctc(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:

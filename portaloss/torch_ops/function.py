@@ -11,16 +11,18 @@ from portaloss.plan import Plan, differentiable
 from portaloss.torch_ops import composites
 
 
-def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
+def apply(plan: Plan, operands: dict[str, Any]) -> Any:
     """The loss of tensors, with its gradients known to autograd where any operand requires one.
+
+    Where the plan has return_extras, a pair of the loss and of these.
 
     Raises:
         RuntimeError: an operand without a gradient requires one, as PyTorch raises.
     """
     if not (torch.is_grad_enabled() and any(value.requires_grad for value in operands.values())):
         with _named(plan.loss.name):
-            value: torch.Tensor = plan.forward_with_gradients(operands, ()).value
-        return value
+            forward = plan.forward_with_gradients(operands, ())
+        return forward.value if forward.extras is None else (forward.value, forward.extras)
     possible = differentiable(plan.loss, operands)
     for row in plan.loss.operands:
         given = operands.get(row.name)
@@ -29,21 +31,19 @@ def apply(plan: Plan, operands: dict[str, Any]) -> torch.Tensor:
                 f"The function '{plan.loss.function}' is not differentiable with respect to argument '{row.name}'. "
                 "This input cannot have requires_grad True."
             )
-    result: torch.Tensor = _Loss.apply(  # type: ignore[no-untyped-call]
-        plan, tuple(operands), *operands.values()
-    )
-    return result
+    result = _Loss.apply(plan, tuple(operands), *operands.values())  # type: ignore[no-untyped-call]
+    return (result[0], result[1:]) if isinstance(result, tuple) else result
 
 
 #: What PyTorch refuses to differentiate, rather than leave without a gradient.
-_REFUSED = frozenset({"weight", "pos_weight"})
+_REFUSED = frozenset({"weight", "pos_weight", "token_weight", "normalizer"})
 
 
 class _Loss(torch.autograd.Function):
     """Forward with gradients in the same pass where that is cheaper; backward scales them, or computes them."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, names: tuple[str, ...], *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, plan: Plan, names: tuple[str, ...], *tensors: torch.Tensor) -> Any:
         operands = dict(zip(names, tensors, strict=True))
         possible = differentiable(plan.loss, operands)
         needed = dict(zip(names, ctx.needs_input_grad[2:], strict=True))
@@ -53,11 +53,14 @@ class _Loss(torch.autograd.Function):
         ctx.plan, ctx.names, ctx.wants = plan, names, wants
         ctx.early = result
         ctx.save_for_backward(*tensors)
-        value: torch.Tensor = result.value
-        return value
+        if result.extras is None:
+            return result.value
+        ctx.mark_non_differentiable(*result.extras)
+        return result.value, *result.extras
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, upstream: torch.Tensor, *of_extras: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        del of_extras  # they have no derivative
         operands = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
         if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
             found = composites.gradients(ctx.plan, operands, ctx.wants, upstream)

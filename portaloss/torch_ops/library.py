@@ -27,8 +27,12 @@ class Operator:
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
         self.names = tuple(row.name for row in loss.operands)
-        #: (name, default, type in a schema)
-        self.options = tuple((option.name, option.default, _schema_type(option)) for option in loss.options)
+        #: (name, default, type in a schema). Extras are another operator's, so that each returns one thing.
+        self.options = tuple(
+            (option.name, option.default, _schema_type(option))
+            for option in loss.options
+            if option.name != "return_extras"
+        )
         forward, backward = f"{NAMESPACE}::{loss.name}", f"{NAMESPACE}::{loss.name}_backward"
         operands = ", ".join(f"Tensor{'?' if row.optional else ''} {row.name}" for row in loss.operands)
         options = "".join(f", {kind} {name}" for name, _, kind in self.options)
@@ -170,18 +174,64 @@ def _restored(ctx: Any) -> list[Any]:
 
 OPERATORS: dict[LossKind, Operator] = {kind: Operator(loss) for kind, loss in LOSSES.items()}
 
+_EXTRAS_OPERANDS = ("input", "linear_weight", "target", "linear_bias")
+_EXTRAS_OPTIONS = (("ignore_index", -100), ("softcap", 0.0), ("max_memory", 0))
+
+
+def _define_extras() -> Callable[..., Sequence[Tensor]]:
+    """``torch.ops.portaloss.linear_cross_entropy_extras``: log_probs, entropy, accuracy, logsumexp."""
+    name = f"{NAMESPACE}::linear_cross_entropy_extras"
+    torch.library.define(
+        name,
+        "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, int ignore_index, float softcap, "
+        "int max_memory) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+    loss = LOSSES[LossKind.FUSED_LINEAR_CROSS_ENTROPY]
+
+    def given(arguments: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        operands = zip(_EXTRAS_OPERANDS, arguments, strict=False)
+        options = zip((name for name, _ in _EXTRAS_OPTIONS), arguments[len(_EXTRAS_OPERANDS) :], strict=True)
+        return {name: value for name, value in operands if value is not None}, dict(options)
+
+    def run(*arguments: Any) -> tuple[Tensor, ...]:
+        operands, options = given(arguments)
+        backend = backends.for_device(operands["input"].device.type)
+        known = (*options.items(), ("return_extras", True))
+        plan = make_plan(loss.kind, result_dtype(loss, operands), LossReduction.SUM, backend, known)
+        extras = plan.forward_with_gradients(operands, ()).extras
+        assert extras is not None, "the plan asks for them"
+        return extras
+
+    def fake(*arguments: Any) -> tuple[Tensor, ...]:
+        operands, _ = given(arguments)
+        dtype = torch.float64 if result_dtype(loss, operands) == "float64" else torch.float32
+        shape = composites.items_shape(loss, operands)
+        return tuple(operands["input"].new_empty(shape, dtype=dtype) for _ in range(4))
+
+    torch.library.impl(name, "default", run)
+    torch.library.register_fake(name, fake)
+    operator: Callable[..., Sequence[Tensor]] = getattr(torch.ops, NAMESPACE).linear_cross_entropy_extras.default
+    return operator
+
+
+_EXTRAS = _define_extras()
+
 #: A kind's name -> what ``call`` needs, in types that a tracer of Python takes for constants.
 _CALLS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], tuple[tuple[str, Any, str], ...]]] = {
     kind.name: (operator.forward, operator.names, operator.options) for kind, operator in OPERATORS.items()
 }
 
 
-def call(kind: str, reduction: str, operands: dict[str, Tensor], options: dict[str, Any]) -> Tensor:
-    """A loss as one operator in whatever graph is being made."""
+def call(kind: str, reduction: str, operands: dict[str, Tensor], options: dict[str, Any]) -> Any:
+    """A loss as one operator in whatever graph is being made; with return_extras a second one for these."""
     operator, names, known = _CALLS[kind]
     arguments: list[Any] = [operands.get(name) for name in names]
     arguments.append(reduction)
     for name, default, schema in known:
         value = options.get(name, default)
         arguments.append(float(value) if schema == "float" else value)
-    return operator(*arguments)
+    value = operator(*arguments)
+    if not options.get("return_extras", False):
+        return value
+    detached = [None if operands.get(name) is None else operands[name].detach() for name in _EXTRAS_OPERANDS]
+    return value, tuple(_EXTRAS(*detached, *(options.get(name, default) for name, default in _EXTRAS_OPTIONS)))

@@ -61,8 +61,9 @@ def test_every_case_is_accepted_and_every_float_is_of_the_dtype(kind):
 
 @pytest.mark.parametrize("kind", LossKind)
 def test_the_number_of_cases_is_bounded(kind):
-    # fewer would miss what is promised; more would make the matrix slow
-    assert 20 <= len(samples.names(kind)) <= 60
+    # fewer would miss what is promised; more would make the matrix slow; what PyTorch does not have takes some more
+    beyond = any(option.extension for option in LOSSES[kind].options)
+    assert 20 <= len(samples.names(kind)) <= (80 if beyond else 60)
     assert len(set(samples.names(kind))) == len(samples.names(kind))
 
 

@@ -142,13 +142,15 @@ def test_against_50_digits(dtype):
         np.testing.assert_allclose(gradients[name], expected, rtol=0, atol=off * np.abs(upstream).max() * sizes[name])
 
 
-def test_central_differences():
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.5}, {"z_loss": 0.3}, {"softcap": 0.7, "z_loss": 0.1}], ids=str)
+def test_central_differences(options):
     """The gradient of Σ u ℓ in every operand, K-dimensional."""
+    options = {"label_smoothing": 0.1} | options
     rng = np.random.default_rng(4)
     operands = draw(rng, (2, 3, 4, (2,)), soft=True)
     upstream = rng.normal(size=(2, 2))
     wants = WANTS[False] + WANTS[True]
-    _, gradients = fused_linear_cross_entropy(**operands, upstream=upstream, label_smoothing=0.1, wants=wants)
+    _, gradients = fused_linear_cross_entropy(**operands, upstream=upstream, **options, wants=wants)
     h = 1e-5
     for name in wants:
         for place in np.ndindex(operands[name].shape):
@@ -156,10 +158,47 @@ def test_central_differences():
             for sign in (1, -1):
                 moved = operands[name].copy()
                 moved[place] += sign * h
-                items, _ = fused_linear_cross_entropy(**operands | {name: moved}, label_smoothing=0.1)
+                items, _ = fused_linear_cross_entropy(**operands | {name: moved}, **options)
                 losses.append((upstream * items).sum())
             # third derivatives are below 20, times h^2 / 6; and 1e-15 of a loss of a few, over 2 h
             assert abs((losses[0] - losses[1]) / (2 * h) - gradients[name][place]) <= 1e-9
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_a_token_weight_is_an_upstream_gradient_and_a_factor(soft):
+    rng = np.random.default_rng(5)
+    operands = draw(rng, (6, 3, 4, (2,)), soft=soft)
+    k, u = rng.normal(size=(6, 2)), rng.normal(size=(6, 2))
+    wants = WANTS[False] + WANTS[True] * soft
+    items, gradients = fused_linear_cross_entropy(**operands, upstream=u * k, wants=wants)
+    weighted, same = fused_linear_cross_entropy(**operands, token_weight=k, upstream=u, wants=wants)
+    np.testing.assert_array_equal(weighted, items * k)
+    for name in wants:
+        np.testing.assert_array_equal(same[name], gradients[name])
+
+
+def test_the_slope_of_a_soft_cap_keeps_its_digits_where_it_is_flat():
+    z = np.array([0.0, 1e-5, 1.0, -10.0, 30.0, 80.0, np.inf], np.float32)
+    with np.errstate(over="ignore"):
+        capped, slope = chapter.soft_cap(z, 1.0)
+    with mpmath.workdps(50):
+        right = [float(mpmath.sech(mpmath.mpf(float(value))) ** 2) for value in z]
+    # cosh and its square, each off by a few units in the last place; below the normal numbers by one of those there
+    np.testing.assert_allclose(slope, right, rtol=8 * np.finfo(np.float32).eps, atol=2e-45)
+    np.testing.assert_allclose(capped, np.tanh(z.astype(np.float64)), rtol=4 * np.finfo(np.float32).eps)
+    assert slope[3] > 0.0
+    assert 1.0 - capped[3] * capped[3] == 0.0  # what the difference would have said
+
+
+def test_z_loss_is_the_square_of_the_logarithm_of_the_sum():
+    x, matrix = np.array([[1.0]]), np.log([[3.0], [1.0]])  # logits log 3 and 0: lse is log 4
+    plain, _ = fused_linear_cross_entropy(x, matrix, np.array([0]))
+    items, gradients = fused_linear_cross_entropy(x, matrix, np.array([0]), z_loss=0.5, wants=("linear_weight",))
+    # at most 3 roundings of numbers below 2
+    assert items[0] == pytest.approx(plain[0] + 0.5 * np.log(4.0) ** 2, rel=1e-15)
+    # p - 1 and p, plus 2 ζ lse p, times x
+    expected = [[0.75 - 1.0 + np.log(4.0) * 0.75], [0.25 + np.log(4.0) * 0.25]]
+    np.testing.assert_allclose(gradients["linear_weight"], expected, rtol=2e-15)
 
 
 def test_doctest():

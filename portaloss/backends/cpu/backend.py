@@ -78,7 +78,11 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
         *inner, hidden = shapes["linear_weight"]
         rows = prod(shapes["input"][:-1])
         return linear_cross_entropy.workspace_size(
-            rows, hidden, prod(inner), arrays.dtype_of(plan.dtype), linear_cross_entropy.MAX_MEMORY
+            rows,
+            hidden,
+            prod(inner),
+            arrays.dtype_of(plan.dtype),
+            dict(plan.options)["max_memory"] or linear_cross_entropy.MAX_MEMORY,
         )
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], math)
@@ -101,11 +105,11 @@ def check(plan: Plan, operands: Mapping[str, Any]) -> None:
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
     """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
     library = arrays.library_of(operands)
-    call = _Call(plan, operands)
+    call = _Call(plan, operands, extras=dict(plan.options).get("return_extras", False))
     if plan.reduction is LossReduction.NONE:
         items = memory.empty(call.arranged.items_shape, arrays.dtype_of(plan.dtype))
         call.run(1.0, items=items)
-        return Forward(arrays.like(items, library))
+        return Forward(arrays.like(items, library), extras=call.extras(library))
 
     by = call.divisor()
     early = [name for name in wants if not call.depends_on_total(name)]
@@ -120,6 +124,7 @@ def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> 
         arrays.like(value, library),
         {name: arrays.like(gradient, library) for name, gradient in gradients.items()} if early else None,
         scalable=all(gradient.dtype.itemsize >= 4 for gradient in gradients.values()),
+        extras=call.extras(library),
     )
 
 
@@ -164,11 +169,13 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
 class _Call:
     """One call: the plan, the operands it runs on, and the engine of its family."""
 
-    def __init__(self, plan: Plan, operands: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False) -> None:
         self._plan = plan
         self._loss = plan.loss
         self._options = dict(plan.options)
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
+        self._wants_extras = extras
+        self._extras: Any = None  # linear cross-entropy's
         self._lost: Array | None = None  # rows with a target out of range, in the chapter's shape of items
         try:
             self.arranged: Arranged = arrange(plan.loss, self._options, self._given)
@@ -184,9 +191,18 @@ class _Call:
         if self._plan.reduction is not LossReduction.MEAN:
             return 1.0
         by = divisor(self._loss, self._options, self.arranged)
-        if self._lost is not None and self._loss.divisor is Divisor.CLASS_WEIGHT_SUM and "weight" not in self._given:
-            by += np.count_nonzero(self._lost)  # such a row counts, though it is computed like one that is ignored
+        fixed = {"weight", "normalizer"} & self._given.keys()
+        if self._lost is not None and self._loss.divisor is Divisor.CLASS_WEIGHT_SUM and not fixed:
+            # such a row counts, though it is computed like one that is ignored
+            by += float((self.arranged.operands.get("token_weight", 1.0) * self._lost).sum())
         return by
+
+    def extras(self, library: str) -> tuple[Any, ...] | None:
+        """What linear cross-entropy found out about each row, if it was asked to."""
+        if self._extras is None:
+            return None
+        found = (getattr(self._extras, name) for name in ("log_probs", "entropy", "accuracy", "logsumexp"))
+        return tuple(arrays.like(array.reshape(self.arranged.items_shape), library) for array in found)
 
     def scale(self, by: float | Array, upstream: float) -> float | Array:
         """What derivatives are multiplied by: a number, or one for each item."""
@@ -240,6 +256,8 @@ class _Call:
         total = self._run(upstream, items, gradients, {})
         if items is not None:
             np.copyto(self.arranged.items_view(items), np.nan, where=lost)
+        if self._extras is not None:
+            np.copyto(self._extras.log_probs, np.nan, where=lost)
         if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
             return float("nan")  # its gradients are sums over the rows; ignored ones add nothing
         first = self._loss.operands[0].name
@@ -261,7 +279,7 @@ class _Call:
         views = {name: arranged.view(name, gradient) for name, gradient in gradients.items()}
         math = math_dtype(self._plan.dtype)
         chapter = CHAPTERS[self._plan.kind]
-        options = {option.name: self._options[option.name] for option in self._loss.options if not option.divisor_only}
+        options = {option.name: self._options[option.name] for option in self._loss.options if option.changes_items}
         items_view = None if items is None else arranged.items_view(items)
         if self._loss.family is Family.CTC:
             return ctc.run(chapter, arranged.operands, options, math, upstream, items_view, views.get("log_probs"))
@@ -286,14 +304,18 @@ class _Call:
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
         from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without
 
+        options = {name: value for name, value in self._options.items() if name != "return_extras"}
+        if self._wants_extras:
+            operands = self.arranged.operands
+            shape = (len(operands["input"]), *operands["linear_weight"].shape[1:-1])
+            self._extras = linear_cross_entropy.Extras.empty(shape, self._plan.dtype)
         results, _ = linear_cross_entropy.compute(
             self.arranged.operands,
-            ignore_index=self._options["ignore_index"],
-            label_smoothing=self._options["label_smoothing"],
+            **options,
             upstream=upstream if gradients else None,
             wants=tuple(gradients),
-            max_memory=linear_cross_entropy.MAX_MEMORY,
             gradients={name: self.arranged.view(name, gradient) for name, gradient in gradients.items()},
+            extras=self._extras,
         )
         if items is not None:
             narrow_into(results, self.arranged.items_view(items))

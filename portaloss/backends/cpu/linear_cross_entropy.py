@@ -7,12 +7,14 @@ takes the logits' place. The products before and after are the BLAS library's, w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.special import entr  # type: ignore[import-untyped]
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
@@ -20,6 +22,7 @@ from portaloss.backends.cpu.threads import get_num_threads, parallel
 from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
+from portaloss.reference.fused_linear_cross_entropy import soft_cap
 
 Array = npt.NDArray[Any]
 
@@ -36,33 +39,43 @@ TEMPORARIES = 14
 #: Tiles whose parts of the class weights' gradient are kept at once.
 GROUP = 16
 
+#: Operands that multiply or divide what is computed, and have no say in what dtype that is computed in.
+_FACTORS = frozenset({"token_weight", "normalizer"})
+
 
 def compute(
     operands: Mapping[str, Array],
     *,
     ignore_index: int,
     label_smoothing: float,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
     upstream: Array | float | None,
     wants: Collection[str],
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = 0,
     gradients: Mapping[str, Array] | None = None,
+    extras: Extras | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Items in the math dtype, and gradients in their operands' dtypes.
 
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) integers or (N, C, ...) floating, and maybe
-            linear_bias (C, ...) and weight (C,).
+            linear_bias (C, ...), weight (C,) and token_weight (N, ...).
         ignore_index: rows with this class as target cost nothing.
         label_smoothing: how much of the target is spread over all classes.
+        softcap: what logits are capped at; 0 for no cap.
+        z_loss: what the square of log Σ exp costs.
         upstream: what derivatives are multiplied by: one number for each item, or for all; None for no gradients.
         wants: the operands to differentiate.
-        max_memory: bytes of scratch that chunks are sized for.
+        max_memory: bytes of scratch that chunks are sized for; 0 for ``MAX_MEMORY``.
         gradients: where to put them, arrays of the operands' shapes and dtypes; None for new ones.
+        extras: where to put what else is known of each row; None where nobody asks.
     """
     if gradients is None:
         wanted = () if upstream is None else wants
         gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wanted}
-    call = _Call(operands, ignore_index, label_smoothing, upstream, gradients, max_memory)
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    call = _Call(operands, options, softcap, upstream, gradients, max_memory or MAX_MEMORY, extras)
     with np.errstate(all="ignore"):
         return call.run(), dict(gradients)
 
@@ -100,24 +113,62 @@ def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory:
     return -(-rows // chunks) if chunks else 0
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What else is known of each row when its logits are there, (N, ...) each; in the math dtype."""
+
+    log_probs: Array
+    entropy: Array
+    accuracy: Array
+    logsumexp: Array
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: str) -> Extras:
+        """Not yet filled, for a loss of that dtype and items of that shape."""
+        return cls(*(np.empty(shape, math_dtype(dtype)) for _ in range(4)))
+
+    def fill(self, part: slice, logits: Array, target: Array, ignore_index: int) -> None:
+        """Those of some rows, from their logits (n, C, ...) and targets (n, 1, ...) or (n, C, ...)."""
+        largest = logits.max(axis=1, keepdims=True)
+        terms = np.exp(logits - largest)
+        total = terms.sum(axis=1, keepdims=True)
+        lse = largest + np.log(total)
+        self.logsumexp[part] = lse[:, 0]
+        terms /= total
+        self.entropy[part] = entr(terms, out=terms).sum(axis=1)
+        chosen = logits.argmax(axis=1)[:, None]
+        if is_floating(target):
+            self.log_probs[part] = (target * (logits - lse)).sum(axis=1)
+            self.accuracy[part] = (target.argmax(axis=1)[:, None] == chosen)[:, 0]
+            return
+        counted = target != ignore_index
+        own = np.take_along_axis(logits, np.where(counted, target, 0).astype(np.intp), axis=1)
+        self.log_probs[part] = np.where(counted, own - lse, 0.0)[:, 0]
+        self.accuracy[part] = np.where(counted, own == largest, np.nan)[:, 0]
+
+
 class _Call:
     """One call: operands, results, and the scratch that all chunks share."""
 
     def __init__(
         self,
         operands: Mapping[str, Array],
-        ignore_index: int,
-        label_smoothing: float,
+        options: dict[str, Any],
+        softcap: float,
         upstream: Array | float | None,
         gradients: Mapping[str, Array],
         max_memory: int,
+        extras: Extras | None,
     ) -> None:
         self._input, self._target = operands["input"], operands["target"]
         linear_weight = operands["linear_weight"]
-        floating = [array for array in operands.values() if is_floating(array)]
+        floating = [array for name, array in operands.items() if is_floating(array) and name not in _FACTORS]
         self._math = max((math_dtype(array.dtype) for array in floating), key=lambda dtype: dtype.itemsize)
-        self._options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        self._options, self._softcap, self._extras = options, softcap, extras
         self._upstream = self._as_upstream(upstream)
+        self._token_weight: Array | None = None
+        if "token_weight" in operands:
+            self._token_weight = operands["token_weight"].astype(self._math)
         self._gradients, self._wants = gradients, frozenset(gradients)
 
         self._rows, hidden = self._input.shape
@@ -189,21 +240,31 @@ class _Call:
             logits += self._bias
         rows = slice(chunk.start + part.start, chunk.start + part.stop)
         target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None]
+        slope: Array | None = None
+        if self._softcap > 0.0:
+            logits[...], slope = soft_cap(logits, self._softcap)
+        if self._extras is not None:
+            self._extras.fill(rows, logits, target, self._options["ignore_index"])
         wants = [name for name in ("target", "weight") if name in self._wants]
         items, derivatives = cross_entropy(
             logits, target, self._class_weight, **self._options, wants=["input", *wants] if self._products else wants
         )
-        self._items[rows] = items[:, 0]
+        token_weight = 1.0 if self._token_weight is None else self._token_weight[rows]
+        self._items[rows] = items[:, 0] * token_weight
         if not self._wants:
             return 0.0, 0.0
 
         u: Array | float = self._upstream
         if isinstance(u, np.ndarray):
             u = widen(u[rows, None], self._math)
+        if isinstance(token_weight, np.ndarray):
+            u = u * token_weight[:, None]
         class_sum: Array | float = 0.0
         bias_sum: Array | float = 0.0
         if self._products:
             np.multiply(derivatives["input"], u, out=logits)
+            if slope is not None:
+                logits *= slope
         if "linear_bias" in self._wants:
             bias_sum = sum_to(self._logits[part], (1, self._outputs))[0]
         if "target" in self._wants:
@@ -317,4 +378,4 @@ def _rows_of_a_tile(array: Array) -> int:
     return max(1, TILE * len(array) // max(1, array.size))
 
 
-__all__ = ["MAX_MEMORY", "compute", "workspace_size"]
+__all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]

@@ -89,7 +89,8 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], itemsize)
     if plan.loss.family is Family.LINEAR_CROSS_ENTROPY:
-        return linear_cross_entropy.workspace_size(shapes["input"], shapes["linear_weight"], itemsize)
+        budget = dict(plan.options)["max_memory"]
+        return linear_cross_entropy.workspace_size(shapes["input"], shapes["linear_weight"], itemsize, budget)
     full = int(np.prod(np.broadcast_shapes(*shapes.values()))) if plan.loss.family is Family.POINTWISE else 0
     return (len(shapes) + 1) * max(full, *(int(np.prod(shape)) for shape in shapes.values())) * itemsize
 
@@ -101,17 +102,17 @@ def check(plan: Plan, operands: Mapping[str, Any]) -> None:
 
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
     """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
-    call = _Call(plan, operands)
+    call = _Call(plan, operands, extras=dict(plan.options).get("return_extras", False))
     dtype = getattr(torch, plan.dtype)
     if plan.reduction is LossReduction.NONE:
         items, _ = call.run(items=dtype)
-        return Forward(items)
+        return Forward(items, extras=call.extras)
     by = call.divisor()
     early = () if any(call.depends_on_total(name) for name in wants) else tuple(wants)
     total, gradients = call.run(wants=early, scale=call.scale(by, 1.0))
     value = call.reduce(total, by).to(dtype)
     scalable = all(gradient.element_size() >= 4 for gradient in gradients.values())
-    return Forward(value, gradients if early else None, scalable)
+    return Forward(value, gradients if early else None, scalable, call.extras)
 
 
 def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
 class _Call:
     """One call: the plan, the operands, and the engine of its family."""
 
-    def __init__(self, plan: Plan, operands: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False) -> None:
         self._plan, self._loss = plan, plan.loss
         self._options = dict(plan.options)
         self._given = {name: value.detach() for name, value in operands.items()}
@@ -155,6 +156,11 @@ class _Call:
         if targets_mode.mode("nan") == "raise":  # pay for a sync: the same check as on the CPU, on the same numbers
             arrange(plan.loss, self._options, {**self._stand_ins(), **self._integers()})
         self._operands = {name: self.arranged.view(name, value) for name, value in self._given.items()}
+        #: Linear cross-entropy's, in the items' shape; filled by ``run``.
+        self.extras: tuple[Tensor, ...] | None = None
+        if extras:
+            shape = self.arranged.items_shape
+            self.extras = tuple(memory.empty(shape, self.math, self._device) for _ in range(4))
 
     def _integers(self) -> dict[str, Any]:
         """Targets and lengths, on the host."""
@@ -213,13 +219,14 @@ class _Call:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Items in their own shape, or their sum in float64; and the wanted gradients in the operands' shapes."""
         family = self._loss.family
-        options = {option.name: self._options[option.name] for option in self._loss.options if not option.divisor_only}
+        options = {option.name: self._options[option.name] for option in self._loss.options if option.changes_items}
         sums = items is None
         if family is Family.CTC:
             return ctc.run(self._operands, options, self.math, items, tuple(wants), upstream, scale, self.arranged)
         if family is Family.LINEAR_CROSS_ENTROPY:
+            extras = None if self.extras is None else tuple(map(self.arranged.items_view, self.extras))
             return linear_cross_entropy.run(
-                self._operands, options, self.math, items, tuple(wants), upstream, scale, self.arranged
+                self._operands, self._options, self.math, items, tuple(wants), upstream, scale, self.arranged, extras
             )
         dtypes = {name: self._gradient_dtype(name) for name in wants}
         if family is Family.POINTWISE:

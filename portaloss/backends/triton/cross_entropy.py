@@ -37,6 +37,7 @@ def cross_entropy_kernel(
     upstream_ptr,
     scale_ptr,
     smoothing_bits,
+    z_loss_bits,
     ignore_index,
     rows,
     classes,
@@ -54,6 +55,7 @@ def cross_entropy_kernel(
     up_inner,
     SOFT: tl.constexpr,
     SMOOTH: tl.constexpr,
+    Z_LOSS: tl.constexpr,
     WEIGHT: tl.constexpr,
     ITEMS: tl.constexpr,
     SUMS: tl.constexpr,
@@ -151,6 +153,13 @@ def cross_entropy_kernel(
             item = (1.0 - smoothing) * item + cost + factor_sum * log_sum
             v_sum = (1.0 - smoothing) * own_w + factor_sum
             v_own = (1.0 - smoothing) * own_w + uniform * own_w
+    level = tl.zeros([ROWS], MATH)  # of z-loss: what it adds to v_sum in the derivative, 2 z lse
+    if Z_LOSS:
+        z_loss = number(z_loss_bits, MATH)
+        lse = largest + log_sum
+        item = item + z_loss * lse * lse
+        level = 2.0 * z_loss * lse
+    if not SOFT:
         item = tl.where(valid, item, tl.where(counted, float("nan"), 0.0))
 
     if ITEMS:
@@ -187,16 +196,19 @@ def cross_entropy_kernel(
                 w = tl.load(weight_ptr + c, mask=c < classes, other=0).to(MATH)[None, :]
                 v = mixed * w
             if WANT_X:
-                slope = v_sum[:, None] * p - v
+                slope = (v_sum + level)[:, None] * p - v
                 if SOFT:
                     # the largest's p is 1 - rest / total, exactly when it is close to 1
                     near = (x == largest[:, None]) & (rest < own)[:, None]
-                    slope = tl.where(near, (v_sum[:, None] - v) - (v_sum * (rest / total))[:, None], slope)
+                    at_largest = (v_sum[:, None] - v) + (level * (own / total) - v_sum * (rest / total))[:, None]
+                    slope = tl.where(near, at_largest, slope)
                 else:
                     is_own = c64 == own_class[:, None]
                     likely = (v_sum - v_own) - v_sum * (rest / total)
                     unlikely = v_sum * (own / total) - v_own
                     at_own = tl.where(rest < own, likely, unlikely)
+                    if Z_LOSS:
+                        at_own = at_own + level * (own / total)
                     at_own = tl.where(broken, float("nan"), at_own)
                     slope = tl.where(is_own, at_own[:, None], slope)
                     ignored = tl.where(counted[:, None], 0.0, p * 0.0)  # as PyTorch: nan where p is

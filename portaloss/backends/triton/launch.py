@@ -64,7 +64,7 @@ if INTERPRET:
 
 #: Arguments of kernels over rows of which the compiler is told nothing but the type: it could not make a load wider by
 #: knowing more, and would compile anew for a batch of one row, an upstream that broadcasts, or another margin.
-PLAIN = ("rows", "up_outer", "up_inner", "ignore_index", "margin_bits", "eps_bits", "smoothing_bits")
+PLAIN = ("rows", "up_outer", "up_inner", "ignore_index", "margin_bits", "eps_bits", "smoothing_bits", "z_loss_bits")
 
 
 @dataclass(frozen=True)

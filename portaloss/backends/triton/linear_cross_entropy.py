@@ -6,8 +6,9 @@ Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each ch
 (C H b) and, with gradients, once more for the input's; it writes and reads the logits (4 n C; 8 in float64), writes and
 reads their gradient (n C of b bytes where the products take 16-bit numbers, else as the logits), and adds to the
 weight's gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large
-as memory allows: ``LOGITS_BUDGET``. With mean and sum all gradients are made in the forward pass; the backward pass
-moves nothing unless upstream differs from 1.
+as memory allows: ``LOGITS_BUDGET``, or what ``max_memory`` says. A soft cap moves the logits six times more and keeps
+its slope, extras read them six times: these are torch's operators, one after another. With mean and sum all gradients
+are made in the forward pass; the backward pass moves nothing unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -41,19 +42,21 @@ def run(
     upstream: Tensor | None,
     scale: Tensor | None,
     arranged: Arranged,
+    extras: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass.
 
     Args:
-        operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...), and
-            weight (C,).
-        options: the chapter's.
+        operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...),
+            weight (C,) and token_weight (N, ...).
+        options: the plan's.
         math: what cross-entropy is computed in, and what is added up over chunks.
         items: store the items in this dtype, or None for their sum.
         wants: the operands whose gradients are wanted.
         upstream: one value an item, (N, ...), or None.
         scale: one value in the math dtype, on the device, or None for 1.
         arranged: says whether the call is batched.
+        extras: where to put what else is known of each row, (N, ...) each: log_probs, entropy, accuracy, logsumexp.
 
     Returns:
         The items in ``arranged.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
@@ -67,8 +70,8 @@ def run(
     sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
     stored = memory.empty((count, *extra), items, device) if items is not None else None
     total = torch.zeros((), dtype=torch.float64, device=device)
-    own = [name for name in ("input", "target") if name in wants]
-    gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in own}
+    each_row = [name for name in ("input", "target") if name in wants]
+    gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in each_row}
     inner = [name for name in ("target", "weight") if name in wants]
     products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
     # the factor of a matrix product is narrowed to 16 bits, so what scales all rows alike is left until after it
@@ -76,32 +79,47 @@ def run(
     spared = scale if narrow and products else None
     passed = None if spared is not None else scale
 
-    size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, len(inner))
+    cap, token_weight = options["softcap"], operands.get("token_weight")
+    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None)
+    size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, more, options["max_memory"])
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         logits = _logits(x[part], flat_w, bias, math).view(part.stop - part.start, classes, *extra)
-        given: dict[str, Tensor] = {"input": logits, "target": target[part]}
-        if not target.is_floating_point():
-            given["target"] = target[part, None]
+        cap_slope = _soft_cap_(logits, cap) if cap > 0.0 else None
+        if extras is not None:
+            for one, values in zip(extras, _extras(logits, _rows(target[part]), options), strict=True):
+                one[part] = values[:, 0]
+        given: dict[str, Tensor] = {"input": logits, "target": _rows(target[part])}
         if class_weight is not None:
             given["weight"] = class_weight.reshape(1, -1, *(1,) * len(extra))
         dtypes = dict.fromkeys(inner, math)
         if products:
-            dtypes["input"] = dtype if narrow else math
-        wanted = rows.Wanted(items, stored is None, dtypes, None if upstream is None else upstream[part, None], passed)
+            dtypes["input"] = dtype if narrow and cap_slope is None else math
+        each = None if token_weight is None else token_weight[part, None].to(math)
+        own = None if upstream is None else upstream[part, None]
+        if each is not None:
+            own = each if own is None else own.to(math) * each
+        wanted = rows.Wanted(items if each is None else math, stored is None and each is None, dtypes, own, passed)
         result = rows.run(LossKind.CROSS_ENTROPY, given, options, math, wanted)
         del logits, given
-        if stored is not None and result.items is not None:
-            stored[part] = result.items[:, 0]
         if result.sums is not None:
             total += launch.total(result.sums)
+        elif result.items is not None:
+            weighted = result.items if each is None else result.items * each
+            if stored is None:
+                total += launch.total(weighted)
+            else:
+                stored[part] = weighted[:, 0]
         if "target" in wants:
             gradients["target"][part] = _scaled(result.gradients["target"], spared)
         if "weight" in wants:
             axes = [axis for axis in range(2 + len(extra)) if axis != 1]
             sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
         if products:
-            slope = result.gradients["input"].view(part.stop - part.start, len(flat_w))
+            slope = result.gradients["input"]
+            if cap_slope is not None:  # before it is narrowed
+                slope = slope.mul_(cap_slope).to(dtype if narrow else math)
+            slope = slope.view(part.stop - part.start, len(flat_w))
             if "input" in wants:
                 gradients["input"][part] = _scaled(_product(slope, flat_w, math), spared)
             if "linear_weight" in wants:
@@ -111,24 +129,55 @@ def run(
     for name in sums.sums:
         gradients[name] = sums.finish(name, None if name == "weight" else spared)
     if not arranged.items_shape:
-        gradients.update({name: gradients[name][0] for name in own})
+        gradients.update({name: gradients[name][0] for name in each_row})
     return (total if stored is None else stored.reshape(arranged.items_shape)), gradients
 
 
-def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner: int) -> int:
-    """Rows whose logits, gradients included, fit in ``LOGITS_BUDGET``.
+def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner: int, max_memory: int = 0) -> int:
+    """Rows whose logits, gradients included, fit in the memory.
 
     Args:
         columns: logits of a row.
         count: rows there are.
         itemsize: bytes of a logit.
         products: whether the logits' gradient is wanted.
-        inner: how many other gradients of the logits' size are.
+        inner: how many other arrays of the logits' size are.
+        max_memory: bytes; 0 for ``LOGITS_BUDGET``.
     """
-    fit = LOGITS_BUDGET // max(1, columns * itemsize * (1 + products + inner))
+    fit = (max_memory or LOGITS_BUDGET) // max(1, columns * itemsize * (1 + products + inner))
     if fit > TILE:
         fit -= fit % TILE
     return max(1, min(count, fit))
+
+
+def _rows(target: Tensor) -> Tensor:
+    """One class a row as (n, 1, ...); soft targets as they are."""
+    return target if target.is_floating_point() else target[:, None]
+
+
+def _soft_cap_(logits: Tensor, cap: float) -> Tensor:
+    """``soft_cap`` of the chapter, in place; returns the slope."""
+    logits.div_(cap)
+    slope = logits.cosh().reciprocal_().square_()
+    logits.tanh_().mul_(cap)
+    return slope
+
+
+def _extras(logits: Tensor, target: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """log_probs, entropy, accuracy and logsumexp of each row, (n, 1, ...), from logits (n, C, ...)."""
+    classes = logits.shape[1]
+    lse = logits.logsumexp(1, keepdim=True)
+    entropy = torch.special.entr((logits - lse).exp_()).sum(1, keepdim=True)
+    largest, chosen = logits.max(1, keepdim=True)
+    if target.is_floating_point():
+        likely = (target * (logits - lse)).sum(1, keepdim=True)
+        return likely, entropy, (target.argmax(1, keepdim=True) == chosen).to(lse.dtype), lse
+    counted = target != options["ignore_index"]
+    valid = counted & (target >= 0) & (target < classes)
+    own = logits.gather(1, torch.where(valid, target, 0).long())
+    nan = float("nan")
+    log_probs = torch.where(valid, own - lse, torch.where(counted, nan, 0.0))
+    return log_probs, entropy, torch.where(valid, (own == largest).to(lse.dtype), nan), lse
 
 
 class _Sums:
@@ -184,10 +233,10 @@ def _logits(x: Tensor, flat_w: Tensor, bias: Tensor | None, math: torch.dtype) -
     return logits if bias is None else logits.add_(bias.reshape(-1))
 
 
-def workspace_size(input: tuple[int, ...], linear_weight: tuple[int, ...], itemsize: int) -> int:
+def workspace_size(input: tuple[int, ...], linear_weight: tuple[int, ...], itemsize: int, max_memory: int) -> int:
     """An upper bound in bytes: a chunk of logits, sums over rows, and copies widened for the products."""
     count = input[0] if len(input) == 2 else 1
     columns, features = prod(linear_weight[:-1]), linear_weight[-1]
-    chunk = rows_of_chunk(columns, count, itemsize, True, 2)
+    chunk = rows_of_chunk(columns, count, itemsize, True, 2, max_memory)
     widened = 2 * columns * features + 3 * chunk * features
     return itemsize * (6 * chunk * columns + widened) + 24 * columns + 65536

@@ -206,15 +206,17 @@ def _cross_entropy(call: _Call) -> _Arguments:
     wants = call.wanted.gradients
     _, classes, inner = call.sizes
     up = (0, 0) if call.upstream is None else _row_strides(call.upstream)
+    z_loss = float(call.options.get("z_loss", 0.0))  # cross-entropy alone has no such option
     arguments = [
         call.any, target, call.any if weight is None else weight.reshape(-1).contiguous(),
         *call.outputs("input", "target", "weight"),
-        bits(float(call.options["label_smoothing"])), call.options["ignore_index"], *call.sizes,
+        bits(float(call.options["label_smoothing"])), bits(z_loss), call.options["ignore_index"], *call.sizes,
         *call.strides("input"), *target.stride(), classes * inner, inner, 1, *up,
     ]  # fmt: skip
     return cross_entropy_kernel, arguments, {
         "SOFT": soft,
         "SMOOTH": call.options["label_smoothing"] > 0.0,
+        "Z_LOSS": z_loss > 0.0,
         "WEIGHT": weight is not None,
         "WANT_X": "input" in wants,
         "WANT_T": "target" in wants,

@@ -1,0 +1,234 @@
+"""What linear_cross_entropy has and PyTorch's does not: against what one would write with PyTorch's other functions."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import portaloss
+from portaloss.functional import LinearCrossEntropyExtras, linear_cross_entropy
+
+ROWS, FEATURES, CLASSES = 9, 5, 11
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def rand(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=GENERATOR)
+
+
+X, W, B = (rand(*shape).requires_grad_() for shape in ((ROWS, FEATURES), (CLASSES, FEATURES), (CLASSES,)))
+T = torch.randint(CLASSES, (ROWS,), generator=GENERATOR)
+T[2] = -100
+CLASS_WEIGHT, TOKEN_WEIGHT = rand(CLASSES).abs(), rand(ROWS)
+SOFT = rand(ROWS, CLASSES).softmax(1)
+
+
+def written_out(target, reduction, softcap, z_loss, label_smoothing, weight, token_weight, normalizer):
+    """The loss by way of the logits."""
+    logits = F.linear(X, W, B)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    hard = not target.is_floating_point()
+    counted = (target != -100) if hard else torch.ones(ROWS, dtype=torch.bool)
+    items = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=label_smoothing)
+    items = items + counted.double() * z_loss * torch.logsumexp(logits, 1) ** 2
+    each = counted.double()
+    if hard and weight is not None:
+        each = each * weight[target.clamp(min=0)]
+    if token_weight is not None:
+        items, each = items * token_weight, each * token_weight
+    if reduction == "mean":
+        return items.sum() / (each.sum() if normalizer is None else normalizer)
+    return items if reduction == "none" else items.sum()
+
+
+CHOICES = list(
+    itertools.product(
+        (T, SOFT),
+        ("none", "mean", "sum"),
+        (None, 1.5),
+        (0.0, 0.3),
+        (0.0, 0.1),
+        (None, CLASS_WEIGHT),
+        (None, TOKEN_WEIGHT),
+    )
+)
+
+
+@pytest.mark.parametrize("max_memory", [None, 1])
+def test_every_combination_like_what_one_would_write(max_memory):
+    for target, reduction, softcap, z_loss, smoothing, weight, token_weight in CHOICES:
+        for normalizer in (None, 7.5, torch.tensor(7)) if reduction == "mean" else (None,):
+            expected = written_out(target, reduction, softcap, z_loss, smoothing, weight, token_weight, normalizer)
+            loss = linear_cross_entropy(
+                X,
+                W,
+                target,
+                linear_bias=B,
+                weight=weight,
+                reduction=reduction,
+                label_smoothing=smoothing,
+                softcap=softcap,
+                z_loss=z_loss,
+                token_weight=token_weight,
+                normalizer=normalizer,
+                max_memory=max_memory,
+            )
+            # sums of 9 items of a few units that may cancel; each is off by some roundings of that
+            torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-13)
+            upstream = torch.ones_like(expected) * 1.25
+            ours = torch.autograd.grad(loss, (X, W, B), upstream)
+            for gradient, right in zip(ours, torch.autograd.grad(expected, (X, W, B), upstream), strict=True):
+                torch.testing.assert_close(gradient, right, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("target", [T, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_extras(target, softcap):
+    loss, extras = linear_cross_entropy(X, W, target, linear_bias=B, softcap=softcap, return_extras=True, max_memory=1)
+    assert loss.requires_grad
+    assert not any(value.requires_grad for value in extras)
+    logits = F.linear(X, W, B).detach()
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    log_p = logits.log_softmax(1)
+    torch.testing.assert_close(extras.logsumexp, logits.logsumexp(1))
+    torch.testing.assert_close(extras.entropy, torch.distributions.Categorical(logits=logits).entropy())
+    if target is SOFT:
+        torch.testing.assert_close(extras.log_probs, (SOFT * log_p).sum(1))
+        assert extras.accuracy.tolist() == (SOFT.argmax(1) == logits.argmax(1)).double().tolist()
+        return
+    counted = T != -100
+    right = log_p.gather(1, T.clamp(min=0)[:, None])[:, 0]
+    torch.testing.assert_close(extras.log_probs, torch.where(counted, right, 0.0))
+    assert torch.equal(extras.accuracy.isnan(), ~counted)
+    assert extras.accuracy[counted].tolist() == (logits.argmax(1) == T)[counted].double().tolist()
+    loss.backward()  # of the loss alone: extras are no part of it
+    X.grad = W.grad = B.grad = None
+
+
+def test_extras_of_arrays_and_with_a_gradient():
+    x, w, t = (tensor.detach().numpy() for tensor in (X, W, T))
+    loss, extras = linear_cross_entropy(x, w, t, return_extras=True)
+    assert isinstance(extras, LinearCrossEntropyExtras)
+    again, gradient = portaloss.value_and_grad(lambda x: linear_cross_entropy(x, w, t, return_extras=True)[0])(x)
+    assert again == loss
+    assert gradient.shape == x.shape
+    # a plain row's item is what its target's logarithm lacks of 0
+    items = linear_cross_entropy(x, w, t, reduction="none")
+    np.testing.assert_allclose(extras.log_probs, -items, rtol=1e-13, atol=1e-14)
+    one, extra = linear_cross_entropy(x[0], w, t[0], return_extras=True)
+    assert np.shape(one) == np.shape(extra.entropy) == ()
+    assert extra.entropy == pytest.approx(extras.entropy[0], rel=1e-12)  # BLAS has another product for one row
+
+
+def test_extras_of_a_target_out_of_range_are_nan():
+    target = T.clone()
+    target[4] = CLASSES
+    with portaloss.check_targets("nan"):
+        _, extras = linear_cross_entropy(X, W, target, return_extras=True)
+    assert extras.log_probs.isnan().nonzero().tolist() == [[4]]
+    assert extras.accuracy.isnan().nonzero().tolist() == [[2], [4]]
+    assert extras.entropy.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler, about itself
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_all_of_it_compiles(backend):
+    def loss(x, w, k, n):
+        return linear_cross_entropy(
+            x, w, T, softcap=2.0, z_loss=0.1, token_weight=k, normalizer=n, max_memory=1, return_extras=True
+        )
+
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    arguments = (X, W, TOKEN_WEIGHT, torch.tensor(3))
+    (value, extras), (right, right_extras) = compiled(*arguments), loss(*arguments)
+    torch.testing.assert_close(value, right, rtol=0, atol=0)  # it is the same operator
+    torch.testing.assert_close(tuple(extras), tuple(right_extras), rtol=0, atol=0, equal_nan=True)
+    for ours, theirs in zip(torch.autograd.grad(value, (X, W)), torch.autograd.grad(right, (X, W)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.func's, of PyTorch's own
+def test_derivatives_of_any_order_and_transforms():
+    def loss(x, w, b):
+        return linear_cross_entropy(
+            x, w, T, linear_bias=b, softcap=1.5, z_loss=0.2, token_weight=TOKEN_WEIGHT, normalizer=5.0
+        )
+
+    def expected(x, w, b):
+        logits = 1.5 * torch.tanh(F.linear(x, w, b) / 1.5)
+        items = F.cross_entropy(logits, T, reduction="none") + 0.2 * (T != -100).double() * logits.logsumexp(1) ** 2
+        return (items * TOKEN_WEIGHT).sum() / 5.0
+
+    assert torch.autograd.gradgradcheck(loss, (X, W, B))
+    arguments = tuple(tensor.detach() for tensor in (X, W, B))
+    torch.testing.assert_close(torch.func.hessian(loss)(*arguments), torch.func.hessian(expected)(*arguments))
+
+
+def test_a_normalizer_may_add_up_the_batches_of_a_step():
+    """Gradient accumulation: two halves over the tokens of both are one batch."""
+    whole = linear_cross_entropy(X, W, T)
+    tokens = (T != -100).sum()
+    halves = [linear_cross_entropy(X[rows], W, T[rows], normalizer=tokens) for rows in (slice(4), slice(4, None))]
+    torch.testing.assert_close(sum(halves), whole, rtol=1e-14, atol=0)
+
+
+def test_narrow_operands_keep_their_dtype_whatever_the_factors_are():
+    x, w = X.detach().bfloat16(), W.detach().bfloat16()
+    loss, extras = linear_cross_entropy(x, w, T, token_weight=TOKEN_WEIGHT, normalizer=4, return_extras=True)
+    assert loss.dtype is torch.bfloat16
+    assert extras.entropy.dtype is torch.float32
+
+
+def test_max_memory_bounds_the_scratch():
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2048, 16), (4096, 16)))
+    t = rng.integers(0, 4096, 2048)
+    peaks = {}
+    for max_memory in (1 << 20, 8 << 20):
+        linear_cross_entropy(x, w, t, max_memory=max_memory)
+        tracemalloc.start()
+        linear_cross_entropy(x, w, t, max_memory=max_memory)
+        peaks[max_memory] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    logits = 2048 * 4096 * 4
+    # half of the memory is for chunks of logits; the rest are tiles, 256 KiB each and a few a thread
+    assert peaks[1 << 20] < peaks[8 << 20] < logits / 2
+    assert peaks[8 << 20] - peaks[1 << 20] < 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"softcap": 0.0}, ValueError, "softcap must be positive, or None, got 0.0"),
+        ({"softcap": -1.0}, ValueError, "softcap must be positive"),
+        ({"softcap": "1"}, TypeError, "softcap must be a number, got '1'"),
+        ({"z_loss": -0.1}, ValueError, "z_loss must not be negative, got -0.1"),
+        ({"max_memory": 0}, ValueError, "max_memory must be positive"),
+        ({"max_memory": 0.5}, TypeError, "max_memory must be an int"),
+        ({"token_weight": torch.ones(3)}, RuntimeError, r"expected token_weight shape \(9,\).*got \(3,\)"),
+        ({"token_weight": torch.ones(9, dtype=torch.int64)}, NotImplementedError, "token_weight"),
+        ({"token_weight": TOKEN_WEIGHT.clone().requires_grad_()}, RuntimeError, "argument 'token_weight'"),
+        ({"normalizer": torch.ones(2)}, RuntimeError, r"normalizer to be one number.*got shape \(2,\)"),
+        ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "got one with reduction 'sum'"),
+        ({"normalizer": "2"}, TypeError, "normalizer must be a NumPy array or a torch tensor"),
+        ({"return_extras": 1}, TypeError, "return_extras must be a bool"),
+    ],
+)
+def test_errors(arguments, error, text):
+    with pytest.raises(error, match=text):
+        linear_cross_entropy(X, W, T, **arguments)
+
+
+def test_the_callers_tensors_are_left_alone():
+    kept = [tensor.detach().clone() for tensor in (X, W, B, TOKEN_WEIGHT, T)]
+    loss = linear_cross_entropy(X, W, T, linear_bias=B, token_weight=TOKEN_WEIGHT, softcap=1.0, z_loss=0.5)
+    torch.autograd.grad(loss, (X, W, B))
+    for tensor, before in zip((X, W, B, TOKEN_WEIGHT, T), kept, strict=True):
+        assert torch.equal(tensor.detach(), before)
