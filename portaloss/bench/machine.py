@@ -66,7 +66,7 @@ def use_threads(threads: int, device: str) -> Iterator[None]:
     before = torch.get_num_threads(), portaloss.get_num_threads()
     with ExitStack() as stack:
         if device == "cpu":
-            from threadpoolctl import threadpool_limits
+            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
             stack.enter_context(threadpool_limits(threads, "blas"))
         torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,17 +38,18 @@ def run(specs: Sequence[Spec], settings: Settings, done: Callable[[list[Row]], N
     rows: list[Row] = []
     for spec in specs:
         with use_threads(settings.threads, spec.device), _quiet():
-            rows += measure(spec, settings)
+            try:
+                rows += measure(spec, settings)
+            except Exception as error:  # such as: no memory; the others go on
+                rows += [_failed(spec, direction, _said(error)) for direction in memory.DIRECTIONS]
+        _forget(spec.device)
         done(rows)
     return rows
 
 
 def measure(spec: Spec, settings: Settings) -> list[Row]:
     """The rows of a spec."""
-    try:
-        case = draw(spec)
-    except Exception as error:
-        return [_failed(spec, direction, _said(error)) for direction in memory.DIRECTIONS]
+    case = draw(spec)
     there, found = _prepare(case, settings.names)
     problem = _check(case, there, found)
     rises = {} if problem else _memory(case, there, settings)
@@ -141,6 +143,15 @@ def _row(case: Case, direction: str, found: dict[str, dict[str, Any]], problem: 
 
 def _failed(spec: Spec, direction: str, problem: str) -> Row:
     return Row(spec.loss.name, spec.dtype, spec.size, list(spec.shape), {}, direction, [], 0, None, {}, {}, problem)
+
+
+def _forget(device: str) -> None:
+    """Leave no memory of one case in the way of the next."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _said(error: Exception) -> str:
