@@ -14,9 +14,9 @@ from portaloss.kinds import DTYPES, LossKind
 from portaloss.parity.report import MissingExtraError, progress
 from portaloss.usage import FAILED, PASSED, UsageError
 
-#: The names of ``cases.SIZES`` and ``contenders.NAMES``, which a command line is parsed without loading.
+#: ``cases.SIZES``, and ``contenders.NAMES`` but for the first: a command line is parsed without loading them.
 _SIZES = ("tiny", "cache", "large", "huge")
-_NAMES = ("portaloss", "arrays", "eager", "compile", "liger")
+_OTHERS = ("arrays", "eager", "compile", "liger")
 
 
 def add(commands: Any) -> None:
@@ -47,9 +47,10 @@ def _add_common(parser: argparse.ArgumentParser, without: str) -> None:
     parser.description = f"Without options: {without}."
     parser.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     parser.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="this dtype; repeatable")
-    parser.add_argument("--with", action="append", dest="names", metavar="C", choices=_NAMES,
-                        help=f"who is measured: {', '.join(_NAMES)}; repeatable; the first three, with a GPU all"
-                        )  # fmt: skip
+    beside = (
+        f"who is measured beside portaloss on tensors: {', '.join(_OTHERS)}; repeatable; the first two, on a GPU all"
+    )
+    parser.add_argument("--with", action="append", dest="others", metavar="C", choices=_OTHERS, help=beside)
     parser.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns a median is taken of; 9")
     parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; as many as PyTorch takes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is AMD's GPUs too")
@@ -104,6 +105,8 @@ def _compare(args: argparse.Namespace) -> int:
         before, after = rows.read(args.before), rows.read(args.after)
     except (OSError, rows.ReportError) as error:
         raise UsageError(str(error)) from error
+    if not compare.common(before, after):
+        raise UsageError(f"{args.before} and {args.after} have no row in common")
     for note in compare.differences(before, after):
         print(f"portaloss: {note}", file=sys.stderr)
     changes = compare.compare(before, after, args.threshold)
@@ -132,8 +135,8 @@ def _check(args: argparse.Namespace) -> None:
         usage.check_folder(path)
     if args.picture is not None:
         try:
-            picture.require()
-        except MissingExtraError as error:
+            picture.require(args.picture)
+        except (MissingExtraError, ValueError) as error:
             raise UsageError(str(error)) from error
     if args.device == "cuda":
         import torch
@@ -146,10 +149,10 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     """The report of the specs, written after each of them."""
     from portaloss.bench import machine, rows, run, timing
 
-    names = args.names or (_NAMES if args.device == "cuda" else ("portaloss", "arrays", "eager"))
+    others = args.others or (_OTHERS if args.device == "cuda" else _OTHERS[:2])
+    names = ["portaloss", *(name for name in _OTHERS if name in others)]
     threads = args.threads or machine.default_threads()
-    settings = run.Settings([name for name in _NAMES if name in names], threads, args.rounds,
-                            memory=not args.skip_memory)  # fmt: skip
+    settings = run.Settings(names, threads, args.rounds, memory=not args.skip_memory)
     about = {**machine.about(args.device, threads), "reduction": "mean", "rounds": args.rounds}
     if args.device == "cuda":  # measured once more at the end: clocks change
         about["copy_gb_s"] = [timing.copy_bandwidth(args.device, args.rounds)]
@@ -190,7 +193,7 @@ def _finish(args: argparse.Namespace, made: Any, draw: Callable[[Path], None]) -
     if args.picture:
         try:
             draw(args.picture)
-        except (OSError, ValueError) as error:  # ValueError: matplotlib does not know the suffix
+        except OSError as error:
             raise UsageError(f"cannot draw {args.picture}: {error}") from error
     print(report.summary(made.rows))
     return FAILED if rows.failed(made.rows) else PASSED

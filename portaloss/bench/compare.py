@@ -82,12 +82,13 @@ def differences(before: Report, after: Report) -> list[str]:
             notes += [f"{key} differs: {a.get(key)} and {b.get(key)}" for key in fields]
         elif a != b:
             notes.append(f"{name} differs: {a} and {b}")
-    old, new = {row.key for row in before.rows}, {row.key for row in after.rows}
-    if missing := len(old - new):
-        notes.append(f"{missing} rows of the first report are not in the second")
-    if not old & new:
-        notes.append("the reports have no row in common")
-    return notes
+    missing = len({row.key for row in before.rows}) - common(before, after)
+    return [*notes, f"{missing} rows of the first report are not in the second"] if missing else notes
+
+
+def common(before: Report, after: Report) -> int:
+    """How many rows both have."""
+    return len({row.key for row in before.rows} & {row.key for row in after.rows})
 
 
 def print_table(changes: list[Change], *, file: Any = None) -> None:
@@ -125,5 +126,4 @@ def _mebibytes(value: float | None) -> str:
 
 def summary(before: Report, after: Report, changes: list[Change]) -> str:
     """The last line."""
-    common = len({row.key for row in before.rows} & {row.key for row in after.rows})
-    return f"bench compare: {common} rows compared, {len({change.row for change in changes})} worse"
+    return f"bench compare: {common(before, after)} rows compared, {len({change.row for change in changes})} worse"

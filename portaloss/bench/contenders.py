@@ -51,7 +51,10 @@ def prepare(name: str, case: Case) -> Contender:
 
     Raises:
         UnavailableError: there is no such loss, or the library is not installed.
+        ValueError: there is no such contender.
     """
+    if name not in NAMES:
+        raise ValueError(f"there is no contender {name}; there are: {', '.join(NAMES)}")
     if name == "arrays":
         return _on_arrays(case)
     if name == "portaloss":

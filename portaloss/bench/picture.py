@@ -13,9 +13,16 @@ from portaloss.kinds import DTYPES
 from portaloss.parity.report import MissingExtraError
 
 
-def require() -> None:
-    """Raise MissingExtraError unless a picture can be drawn: best known before the work."""
-    _figure()
+def require(path: Path) -> None:
+    """Find out that a picture can't be drawn before the work, not after.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        ValueError: it knows no such kind of file.
+    """
+    known = _figure()().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in known:
+        raise ValueError(f"--picture {path}: a picture's name must end in one of .{', .'.join(sorted(known))}")
 
 
 def _figure() -> Any:
@@ -46,7 +53,8 @@ def speedups(report: Report, path: Path) -> None:
         panel.yaxis.set_major_formatter("{x:g}")
         panel.axhline(1.0, color="black", linewidth=0.8)
         panel.set(title=size, ylabel="times faster than PyTorch")
-    panels[0].legend(ncols=max(1, len(dtypes)))
+    if dtypes:
+        panels[0].legend(ncols=len(dtypes))
     panels[-1].set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
     about = report.about
     place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
