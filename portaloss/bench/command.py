@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     bench.add_argument("--rows", type=_positive, metavar="N", help="at most N rows, where there is little memory")
     bench.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
 
-    others = bench.add_subparsers(metavar="compare | growth")
+    others = bench.add_subparsers(metavar="[compare | growth]")
     comparing = others.add_parser("compare", help="what got slower from one report to another")
     comparing.add_argument("before", type=Path, metavar="A.json")
     comparing.add_argument("after", type=Path, metavar="B.json")
