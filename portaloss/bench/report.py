@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from portaloss.bench.contenders import MEANINGS, NAMES, WIDENED
-from portaloss.bench.rows import Report, Row, failed, geometric_means
+from portaloss.bench.rows import MEANS, Report, Row, failed, geometric_means
 from portaloss.parity.report import MissingExtraError
 
 if TYPE_CHECKING:
@@ -93,25 +93,19 @@ def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any]) -> No
 def _print_means(out: Console, rows: Sequence[Row]) -> None:
     from rich.table import Table
 
-    columns: dict[str, Callable[[Row], float | None]] = {
-        "× eager": Row.speedup,
-        "arrays × eager": lambda row: row.speedup(ours="arrays"),
-        "× compile": lambda row: row.speedup("compile"),
-        "memory / eager": Row.memory,
-    }
-    means = {name: geometric_means(rows, value) for name, value in columns.items()}
-    means = {name: found for name, found in means.items() if found}
-    if not means:
+    means = geometric_means(rows)
+    columns = [name for name in MEANS if any(mean[name] is not None for mean in means)]
+    if not columns:
         return
     table = Table(title="geometric means over the kinds", title_justify="left")
     for name in "size", "dtype", "direction":
         table.add_column(name, no_wrap=True)
-    for name in ("kinds", *means):
-        table.add_column(name, justify="right")
-    for key in dict.fromkeys(key for found in means.values() for key in found):
-        count = max(found[key][1] for found in means.values() if key in found)
-        cells = [number_text(found[key][0]) if key in found else "–" for found in means.values()]
-        table.add_row(*key[:2], key[2].replace("_", " + "), str(count), *cells)
+    for name in ("kinds", *columns):
+        table.add_column(name.replace("_", " "), justify="right")
+    for mean in means:
+        direction = mean["direction"].replace("_", " + ")
+        cells = [number_text(mean[name]) for name in columns]
+        table.add_row(mean["size"], mean["dtype"], direction, str(mean["kinds"]), *cells)
     out.print(table)
 
 

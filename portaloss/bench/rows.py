@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,29 @@ class Row:
         mine, theirs = (self.contenders.get(name, {}).get("peak_extra_bytes") for name in (ours, other))
         return mine / theirs if mine is not None and theirs else None
 
+    def memory_beyond_gradients(self, other: str = "eager", ours: str = "portaloss") -> float | None:
+        """The same without the gradients, which no one can do without; None where the other needs nothing else."""
+        mine, theirs = (self.contenders.get(name, {}).get("peak_extra_bytes") for name in (ours, other))
+        if mine is None or theirs is None:
+            return None
+        mine, theirs = (max(0, peak - self.computed_gradient_bytes) for peak in (mine, theirs))
+        # what is left of a peak that is almost all gradients is noise
+        return mine / theirs if theirs > max(0.05 * self.computed_gradient_bytes, 1 << 20) else None
+
+    @property
+    def computed_gradient_bytes(self) -> int:
+        """Of the gradients, of which a forward pass alone has none."""
+        return 0 if self.direction == "forward" else self.gradient_bytes
+
+
+#: What a geometric mean over the kinds is taken of.
+MEANS: Mapping[str, Callable[[Row], float | None]] = {
+    "times_faster_than_eager": Row.speedup,
+    "arrays_times_faster_than_eager": lambda row: row.speedup(ours="arrays"),
+    "times_faster_than_compile": lambda row: row.speedup("compile"),
+    "memory_over_eager": Row.memory,
+}
+
 
 def speedups(contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Ours -> another -> that one's median over ours."""
@@ -65,16 +88,20 @@ def speedups(contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     }
 
 
-def geometric_means(
-    rows: Iterable[Row], value: Callable[[Row], float | None] = Row.speedup
-) -> dict[tuple[str, str, str], tuple[float, int]]:
-    """(size, dtype, direction) -> the geometric mean of a value over kinds, and of how many."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
+def geometric_means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One of a size, dtype and direction: the geometric means over its kinds, and how many there are."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        found = None if row.error else value(row)
-        if found:
-            groups.setdefault((row.size, row.dtype, row.direction), []).append(found)
-    return {key: (math.exp(sum(map(math.log, of)) / len(of)), len(of)) for key, of in groups.items()}
+        if not row.error:
+            groups.setdefault((row.size, row.dtype, row.direction), []).append(row)
+    means = []
+    for (size, dtype, direction), group in groups.items():
+        mean: dict[str, Any] = {"size": size, "dtype": dtype, "direction": direction, "kinds": len(group)}
+        for name, value in MEANS.items():
+            found = [math.log(one) for one in map(value, group) if one]
+            mean[name] = math.exp(sum(found) / len(found)) if found else None
+        means.append(mean)
+    return means
 
 
 class ReportError(ValueError):
@@ -90,13 +117,15 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write it as JSON. A reader finds the whole report or none: it is renamed into place."""
-        means = {" ".join(key): round(mean, 3) for key, (mean, _) in geometric_means(self.rows).items()}
-        report = {
-            "format": FORMAT,
-            **self.about,
-            "speedup_over_eager": means,
-            "rows": [asdict(row) for row in self.rows],
-        }
+        rows = [
+            {
+                **asdict(row),
+                "memory_over_eager": row.memory(),
+                "memory_over_eager_beyond_gradients": row.memory_beyond_gradients(),
+            }
+            for row in self.rows
+        ]
+        report = {"format": FORMAT, **self.about, "geometric_means": geometric_means(self.rows), "rows": rows}
         write_text(path, json.dumps(report, indent=1) + "\n")
 
 

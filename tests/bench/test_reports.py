@@ -54,7 +54,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     again = rows.read(tmp_path / "a.json")
     assert again.rows == made.rows
     assert again.about.items() >= made.about.items()
-    assert again.about["speedup_over_eager"] == {"large float32 forward_backward": 4.0, "large float32 forward": 4.0}
+    assert [one["direction"] for one in again.about["geometric_means"]] == ["forward_backward", "forward"]
 
 
 def test_what_is_no_report(tmp_path):
@@ -67,12 +67,20 @@ def test_what_is_no_report(tmp_path):
 
 def test_means_are_geometric_and_without_failures():
     made = [row(1.0, 2.0), row(1.0, 8.0, kind="l1"), row(1.0, 100.0, kind="huber", error="wrong")]
-    assert rows.geometric_means(made) == {("large", "float32", "forward_backward"): (pytest.approx(4.0), 2)}
+    (mean,) = rows.geometric_means(made)
+    assert mean["times_faster_than_eager"] == pytest.approx(4.0)
+    assert mean["kinds"] == 2
+    assert mean["memory_over_eager"] == pytest.approx(1.0)
+    assert mean["times_faster_than_compile"] is None
 
 
 def test_memory_beside_pytorch():
     found = {"portaloss": {**times(1.0), "peak_extra_bytes": 10}, "eager": {**times(1.0), "peak_extra_bytes": 40}}
     assert row(contenders=found).memory() == 0.25
+    peaks = {"portaloss": {"peak_extra_bytes": 3 << 20}, "eager": {"peak_extra_bytes": 18 << 20}}
+    assert row(contenders=peaks, gradient_bytes=2 << 20).memory_beyond_gradients() == 1 / 16
+    assert row(contenders=peaks, gradient_bytes=2 << 20, direction="forward").memory_beyond_gradients() == 1 / 6
+    assert row(contenders=peaks, gradient_bytes=17 << 20).memory_beyond_gradients() is None  # noise
     found["eager"]["peak_extra_bytes"] = None
     assert row(contenders=found).memory() is None
 
