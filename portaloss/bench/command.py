@@ -154,6 +154,10 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     threads = args.threads or machine.default_threads()
     settings = run.Settings(names, threads, args.rounds, memory=not args.skip_memory)
     about = {**machine.about(args.device, threads), "reduction": "mean", "rounds": args.rounds}
+    load, cores = about["load"], about["machine"]["cores"]
+    if args.device == "cpu" and load is not None and load > cores / 2:
+        # threads that wait for each other wait for whoever has their core: PyTorch's do at every barrier
+        print(f"portaloss: others are busy here (load {load:.1f}, {cores} cores): times mean little", file=sys.stderr)
     if args.device == "cuda":  # measured once more at the end: clocks change
         about["copy_gb_s"] = [timing.copy_bandwidth(args.device, args.rounds)]
 

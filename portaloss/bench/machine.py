@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,9 +24,15 @@ def about(device: str, threads: int) -> dict[str, Any]:
             "system": platform.platform(),
             **(_gpu() if device == "cuda" else {}),
         },
+        "load": load(),
         "device": device,
         "threads": threads,
     }
+
+
+def load() -> float | None:
+    """How many threads of others want to run here, on average over the last minute; None where no one counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _version(distribution: str) -> str | None:
@@ -66,6 +73,7 @@ def use_threads(threads: int, device: str) -> Iterator[None]:
     before = torch.get_num_threads(), portaloss.get_num_threads()
     with ExitStack() as stack:
         if device == "cpu":
+            import scipy.linalg.blas  # type: ignore[import-untyped]  # noqa: F401  # only what is loaded is limited
             from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
             stack.enter_context(threadpool_limits(threads, "blas"))

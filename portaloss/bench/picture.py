@@ -40,7 +40,7 @@ def speedups(report: Report, path: Path) -> None:
     kinds = list(dict.fromkeys(row.kind for row in rows))
     dtypes = [dtype for dtype in DTYPES if any(row.dtype == dtype for row in rows)]
     width = 0.8 / max(1, len(dtypes))
-    figure = _figure()(figsize=(3 + 0.55 * len(kinds), 1 + 3 * max(1, len(sizes))), layout="constrained")
+    figure = _figure()(figsize=(3 + 0.55 * len(kinds), 2 + 3 * max(1, len(sizes))), layout="constrained")
     panels = figure.subplots(max(1, len(sizes)), 1, squeeze=False, sharex=True)[:, 0]
     for panel, size in zip(panels, sizes, strict=False):
         for i, dtype in enumerate(dtypes):

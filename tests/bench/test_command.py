@@ -11,12 +11,23 @@ from portaloss import cli
 torch = pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
 
+from portaloss.bench import machine  # noqa: E402  # what it needs is there now
+
 TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds", "2", "--threads", "1")
 
 
-def test_a_run(tmp_path, capsys):
+@pytest.mark.parametrize("load", [None, 0.0, 99.0])
+def test_a_busy_machine_is_said(load, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "load", lambda: load)
+    monkeypatch.setattr("portaloss.parity.machine.cores", lambda: 2)
+    assert cli.main([*TINY, "--with", "eager"]) == 0
+    assert capsys.readouterr().err.count("others are busy here (load 99.0, 2 cores)") == (load == 99.0)
+
+
+def test_a_run(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     pytest.importorskip("rich")
+    monkeypatch.setattr(machine, "load", lambda: 0.0)
     path = tmp_path / "a.json"
     assert cli.main([*TINY, "--dtype", "float16", "--json", str(path), "--picture", str(tmp_path / "a.svg")]) == 0
     said, errors = capsys.readouterr()
