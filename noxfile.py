@@ -57,7 +57,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Mypy, strict, on the package as it installs."""
-    extras = "-e", ".[torch,parity]"
+    extras = "-e", ".[parity,bench]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("types"))
     # mypy does not know that reference/ is portaloss.reference until it lies there
     tree = ROOT / ".nox" / "types"
@@ -89,9 +89,13 @@ def build(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Forward and backward beside PyTorch's on the CPU: benchmarks/quick.py."""
-    python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[torch]")
-    session.run(python, "benchmarks/quick.py", *session.posargs)
+    """Speed and memory of every loss beside PyTorch's, on this machine: python -m portaloss bench."""
+    if machine_torch() is None:
+        python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[bench]")
+    else:
+        python = environment(session, "machine", "-e", ".[bench]", sees_machine=True)
+    arguments = session.posargs or ["--json", "bench.json", "--picture", "bench.png"]
+    session.run(python, "-m", "portaloss", "bench", *arguments)
 
 
 @nox.session(venv_backend="none")

@@ -1,4 +1,4 @@
-"""``python -m portaloss``: what is here (``info``), and does it compute (``parity``) and compile (``targets``)."""
+"""``python -m portaloss``: what is here, does it compute (``parity``), compile (``targets``), how fast (``bench``)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from portaloss import usage
+from portaloss.bench import command as bench
 from portaloss.kinds import DTYPES, LossKind
-
-#: Exit codes. 2 is argparse's own, 130 what shells take for Ctrl-C.
-PASSED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class UsageError(Exception):
-    """A command line that asks for what there is not."""
+from portaloss.usage import FAILED, INTERRUPTED, PASSED, USAGE, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     targets.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
     targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a row a launch")
+
+    bench.add(commands)
     return parser
 
 
@@ -102,7 +100,7 @@ def _parity(args: argparse.Namespace) -> int:
     from portaloss.parity import lanes, report, rows, run
 
     names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
-    kinds = _kinds(args.kind)
+    kinds = usage.kinds(args.kind)
     dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
     if args.list:
         return _list(kinds, dtypes)
@@ -157,10 +155,10 @@ def _targets(args: argparse.Namespace) -> int:
     for name in args.chip or ():
         if name not in CHIPS:
             raise UsageError(f"--chip {name}: there is no such chip; there are: {', '.join(CHIPS)}")
-    _check_folder(args.json)
+    usage.check_folder(args.json)
     chips = [name for name in CHIPS if args.chip is None or name in args.chip]
     dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
-    made = run.run(chips, _kinds(args.kind), dtypes, progress)
+    made = run.run(chips, usage.kinds(args.kind), dtypes, progress)
     try:
         report.print_table(made)
     except MissingExtraError as error:
@@ -231,29 +229,14 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
     return list(dict.fromkeys(given)) if given else [name for name in known if name != "triton-interpret"]
 
 
-def _kinds(given: Sequence[str] | None) -> list[LossKind]:
-    if not given:
-        return list(LossKind)
-    by_name = {kind.name.lower(): kind for kind in LossKind}
-    for name in given:
-        if name not in by_name:
-            raise UsageError(f"--kind {name}: there is no such kind; there are: {', '.join(by_name)}")
-    return [kind for name, kind in by_name.items() if name in given]
-
-
 def _check_targets(args: argparse.Namespace) -> None:
     """Find out that a report can't be written before the matrix runs, not after."""
     from portaloss.parity import report
 
     for path in (args.json, args.html):
-        _check_folder(path)
+        usage.check_folder(path)
     if args.html is not None:
         try:
             report.require_page()
         except report.MissingExtraError as error:
             raise UsageError(str(error)) from error
-
-
-def _check_folder(path: Path | None) -> None:
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {path}: {path.absolute().parent} is not a folder")

@@ -40,23 +40,6 @@ def test_strips_are_read_without_alignment(array, steps, bound, tmp_path, capsys
     assert "strip 0: shows" in capsys.readouterr().out
 
 
-def test_the_benchmark_checks_before_it_times(tmp_path, capsys):
-    pytest.importorskip("torch")
-    import torch
-
-    import portaloss
-
-    threads, ours = torch.get_num_threads(), portaloss.get_num_threads()
-    try:
-        rows = main_of("benchmarks/quick.py")(["--size", "64", "--rounds", "1", "--json", str(tmp_path / "b.json")])
-    finally:
-        torch.set_num_threads(threads)
-        portaloss.set_num_threads(ours)
-    assert [row["loss"] for row in rows] == ["mse", "kl_div", "bce_with_logits", "gaussian_nll"]
-    assert all(row["ratio"] > 0 for row in rows)
-    assert '"rows"' in (tmp_path / "b.json").read_text()
-
-
 def test_a_language_model_learns_the_same_with_either_loss(tmp_path, capsys):
     pytest.importorskip("transformers")
     results = main_of("examples/finetune.py")(["--steps", "10", "--out", str(tmp_path)])

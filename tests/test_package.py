@@ -153,7 +153,7 @@ def test_no_file_names_a_place_on_somebody_s_machine():
     # built from parts, so that this file passes its own test
     places = re.compile("|".join(rf"(?<![\w.]){root}/\w" for root in ("/home", "/root", "/Users", "/work", "/tmp")))
     names = {".py", ".md", ".toml", ".yaml", ".yml", ".html", ".txt", ".cfg", ".in", ""}
-    folders = ("portaloss", "reference", "tests", "ci", ".ci", "examples", "benchmarks", "docs")
+    folders = ("portaloss", "reference", "tests", "ci", ".ci", "examples", "docs")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in names]
     files += [path for path in ROOT.iterdir() if path.suffix in names]
     found = []

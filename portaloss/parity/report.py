@@ -19,10 +19,10 @@ EXTRA = "portaloss[parity]"
 
 
 class MissingExtraError(ImportError):
-    """A package of the extra ``parity`` is not installed."""
+    """A package of an extra is not installed."""
 
-    def __init__(self, package: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}: pip install '{EXTRA}'")
+    def __init__(self, package: str, purpose: str, extra: str = EXTRA) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install '{extra}'")
 
 
 @contextmanager

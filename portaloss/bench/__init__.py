@@ -1,0 +1,1 @@
+"""How fast the losses are, beside PyTorch on the same machine: ``python -m portaloss bench``."""

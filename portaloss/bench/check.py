@@ -1,0 +1,78 @@
+"""Whether a contender's loss and gradients are right: PyTorch's of the same operands in float64, before any timing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from portaloss.bench.cases import Case, Spec
+from portaloss.bench.contenders import Result, function_of, on_tensors
+from portaloss.kinds import LossKind
+from portaloss.parity.compare import bound
+
+#: 16-bit results are float32 ones, rounded once: half an ulp of the number, or of the smallest there are.
+_ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 2.0**-134)}
+
+#: An ulp of 1, of the dtype that is computed in.
+_ULP = {"float32": 2.0**-23, "float64": 2.0**-52}
+
+#: Elements that are compared at a time: float64 copies of all would be more memory than the losses need.
+_BLOCK = 1 << 22
+
+
+def truth(case: Case) -> Result:
+    """PyTorch's loss and gradients in float64, of the operands as they are."""
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in case.operands.items()}
+    value, gradients = on_tensors(Case(case.spec, wide, case.wanted), function_of(case.spec)).forward_backward()
+    return value.detach(), gradients
+
+
+def error(case: Case, got: Result, right: Result) -> tuple[float, str]:
+    """The worst error, relative to the largest number of its result; and what is wrong, or nothing if all is right."""
+    relative, problem = 0.0, ""
+    names = ("the loss", *(f"the gradient of {name}" for name in case.wanted))
+    for name, value, expected in zip(names, (got[0], *got[1]), (right[0], *right[1]), strict=True):
+        if tuple(value.shape) != tuple(expected.shape):
+            return math.inf, f"{name} is of shape {tuple(value.shape)}, should be {tuple(expected.shape)}"
+        difference, largest = _difference(value, expected)
+        allowed = tolerance(case.spec, largest)
+        relative = max(relative, difference / largest if largest else difference)
+        if not difference <= allowed and not problem:  # a nan is wrong too
+            problem = f"{name} is off by {difference:.2e}, where {allowed:.2e} is allowed and {largest:.2e} the largest"
+    return relative, problem
+
+
+def tolerance(spec: Spec, largest: float) -> float:
+    """The largest error that passes in a result whose largest number is known.
+
+    Twice what the parity matrix allows the kind, in the dtype that is computed in: once as there, once for terms that
+    cancel and so are larger than the result, which parity knows and this does not; and the rounding to 16 bits. The
+    truth has an error of its own for CTC, where PyTorch is in log space: each of T steps, forward and back, rounds a
+    logarithm of up to T log C.
+    """
+    half, least = _ROUNDING.get(spec.dtype, (0.0, 0.0))
+    computed = "float32" if spec.dtype in _ROUNDING else spec.dtype
+    relative = half + 2 * bound(spec.kind, computed) * _ULP[computed]
+    if spec.kind is LossKind.CTC:
+        steps, _, classes, _ = spec.shape
+        relative += 2 * steps * steps * math.log(classes) * 2.0**-53
+    return relative * largest + least
+
+
+def _difference(got: Any, expected: Any) -> tuple[float, float]:
+    """The largest difference, and the largest number expected; a nan makes the difference one."""
+    import torch
+
+    from portaloss import arrays
+
+    if not isinstance(got, torch.Tensor):
+        import numpy as np
+
+        got = arrays.like(np.asarray(got), arrays.TORCH)
+    flat, right = got.detach().reshape(-1), expected.detach().reshape(-1)
+    differences, largest = [0.0], 0.0
+    for start in range(0, flat.numel(), _BLOCK):
+        a, b = flat[start : start + _BLOCK].double(), right[start : start + _BLOCK]
+        differences.append(float((a - b).abs().max()))
+        largest = max(largest, float(b.abs().max()))
+    return (math.nan if any(map(math.isnan, differences)) else max(differences)), largest

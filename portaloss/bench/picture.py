@@ -1,0 +1,78 @@
+"""Pictures of a benchmark: how many times faster each kind is in each dtype, and how time grows with size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from portaloss.bench.growth import Curve
+from portaloss.bench.report import EXTRA
+from portaloss.bench.rows import Report
+from portaloss.kinds import DTYPES
+from portaloss.parity.report import MissingExtraError
+
+
+def require(path: Path) -> None:
+    """Find out that a picture can't be drawn before the work, not after.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        ValueError: it knows no such kind of file.
+    """
+    known = _figure()().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in known:
+        raise ValueError(f"--picture {path}: a picture's name must end in one of .{', .'.join(sorted(known))}")
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "--picture", EXTRA) from error
+    return Figure  # not pyplot: no window, no state
+
+
+def speedups(report: Report, path: Path) -> None:
+    """Bars, a kind beside a kind and a colour a dtype; a panel a size. Forward and backward, over PyTorch eager."""
+    rows = [row for row in report.rows if row.direction == "forward_backward" and row.speedup() is not None]
+    sizes = list(dict.fromkeys(row.size for row in rows))
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    dtypes = [dtype for dtype in DTYPES if any(row.dtype == dtype for row in rows)]
+    width = 0.8 / max(1, len(dtypes))
+    figure = _figure()(figsize=(3 + 0.55 * len(kinds), 2 + 3 * max(1, len(sizes))), layout="constrained")
+    panels = figure.subplots(max(1, len(sizes)), 1, squeeze=False, sharex=True)[:, 0]
+    for panel, size in zip(panels, sizes, strict=False):
+        for i, dtype in enumerate(dtypes):
+            found = {row.kind: row.speedup() for row in rows if (row.size, row.dtype) == (size, dtype)}
+            places = [j + (i - (len(dtypes) - 1) / 2) * width for j, kind in enumerate(kinds) if kind in found]
+            # from 1, not from 0: what is slower than PyTorch hangs below the line
+            heights = [(found[kind] or 1.0) - 1.0 for kind in kinds if kind in found]
+            panel.bar(places, heights, width, bottom=1.0, label=dtype)
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.axhline(1.0, color="black", linewidth=0.8)
+        panel.set(title=size, ylabel="times faster than PyTorch")
+    if dtypes:
+        panels[0].legend(ncols=len(dtypes))
+    panels[-1].set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
+    about = report.about
+    place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
+    figure.suptitle(f"forward + backward, mean: {place}")
+    figure.savefig(path)
+
+
+def growth(curves: Sequence[Curve], path: Path) -> None:
+    """Time per unit of work over size, a panel a sweep; flat is linear growth."""
+    sweeps = list(dict.fromkeys(curve.sweep for curve in curves))
+    figure = _figure()(figsize=(8, 3.4 * max(1, len(sweeps))), layout="constrained")
+    for panel, sweep in zip(figure.subplots(max(1, len(sweeps)), 1, squeeze=False)[:, 0], sweeps, strict=False):
+        for curve in curves:
+            if curve.sweep == sweep:
+                line = "-" if curve.contender == "portaloss" else ":"
+                label = f"{curve.kind}, {curve.contender}"
+                panel.loglog(curve.sizes, [1e9 * one for one in curve.per_unit], line, marker=".", label=label)
+        panel.set(xlabel=sweep, ylabel="ns per element")
+        panel.legend(fontsize="small")
+        panel.grid(alpha=0.3)
+    figure.savefig(path)

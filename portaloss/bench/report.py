@@ -1,0 +1,143 @@
+"""What a person sees of a benchmark: a table a size and dtype, the means, failures, and the last line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from portaloss.bench.contenders import MEANINGS, NAMES, WIDENED
+from portaloss.bench.rows import MEANS, Report, Row, failed, geometric_means
+from portaloss.parity.report import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: What is missing, by the extra that has it.
+EXTRA = "portaloss[bench]"
+
+
+def console(file: Any = None) -> Console:
+    """Where tables go.
+
+    Raises:
+        MissingExtraError: rich is not installed.
+    """
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise MissingExtraError("rich", "the table", EXTRA) from error
+    out = file or sys.stdout
+    # a pipe has no width; a table that is cut there would be of no use
+    return Console(file=out, width=None if out.isatty() else 140)
+
+
+def print_tables(report: Report, *, file: Any = None) -> None:
+    """A table a size and dtype, and one of geometric means.
+
+    Raises:
+        MissingExtraError: rich is not installed.
+    """
+    out = console(file)
+    about = report.about
+    place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
+    torch, version = (about["versions"][name] for name in ("torch", "portaloss"))
+    out.print(f"mean reduction on {place}; torch {torch}, portaloss {version}", markup=False)
+    if about.get("copy_gb_s"):
+        out.print(f"a copy on the device: {max(about['copy_gb_s']):.0f} GB/s")
+    for size, dtype in dict.fromkeys((row.size, row.dtype) for row in report.rows):
+        _print_table(out, [row for row in report.rows if (row.size, row.dtype) == (size, dtype)], about)
+    _print_means(out, report.rows)
+
+
+def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    names = [name for name in NAMES if any(row.median(name) for row in rows)]
+    others = [name for name in names if any(row.speedup(name) for row in rows)]
+    copy = max(about.get("copy_gb_s") or [0.0])
+    title = f"{rows[0].dtype}, {rows[0].size}: forward + backward; the last columns are times faster"
+    table = Table(title=title, title_justify="left")
+    for name in "loss", "operands":
+        table.add_column(name, no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in others:
+        table.add_column(f"× {name}", justify="right")
+    table.add_column("forward\n× eager", justify="right")
+    table.add_column("memory\n/ eager", justify="right")
+    if copy:
+        table.add_column("of copy", justify="right")
+    for row in rows:
+        if row.direction != "forward_backward":
+            continue
+        forward = next((one for one in rows if one.kind == row.kind and one.direction == "forward"), row)
+        widened = "*" if row.contenders.get("eager", {}).get("note") == WIDENED else ""
+        cells = [row.kind + widened, " x ".join(map(str, row.shape))]
+        if row.error:
+            table.add_row(*cells, "FAILED", style="bold red")
+            continue
+        cells += [time_text(row.median(name)) for name in names]
+        cells += [number_text(row.speedup(name)) for name in others]
+        cells += [number_text(forward.speedup()), number_text(row.memory())]
+        if copy:
+            moved = row.contenders.get("portaloss", {}).get("gb_s")
+            cells.append("–" if moved is None else f"{moved / copy:.0%}")
+        slower = (row.speedup() or 1.0) < 1.0
+        table.add_row(*cells, style="yellow" if slower else None)
+    out.print(table)
+    if any(one.get("note") == WIDENED for row in rows for one in row.contenders.values()):
+        out.print(f"* PyTorch's {WIDENED}", markup=False)
+
+
+def _print_means(out: Console, rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    means = geometric_means(rows)
+    columns = [name for name in MEANS if any(mean[name] is not None for mean in means)]
+    if not columns:
+        return
+    table = Table(title="geometric means over the kinds", title_justify="left")
+    for name in "size", "dtype", "direction":
+        table.add_column(name, no_wrap=True)
+    for name in ("kinds", *columns):
+        table.add_column(name.replace("_", " "), justify="right")
+    for mean in means:
+        direction = mean["direction"].replace("_", " + ")
+        cells = [number_text(mean[name]) for name in columns]
+        table.add_row(mean["size"], mean["dtype"], direction, str(mean["kinds"]), *cells)
+    out.print(table)
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds with a unit that suits them."""
+    if seconds is None:
+        return "–"
+    unit, name = next((one for one in ((1.0, "s"), (1e-3, "ms")) if seconds >= one[0]), (1e-6, "µs"))
+    value = seconds / unit
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {name}"
+
+
+def number_text(value: float | None) -> str:
+    """A ratio, or a dash."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def print_failures(rows: Sequence[Row], *, file: Any = None) -> None:
+    """One line a row that failed; and one a contender that could not run, which is no failure of ours."""
+    out = file or sys.stderr
+    for row in failed(rows):
+        print(f"FAILED {row}: {row.error}", file=out)
+    said = {
+        f"portaloss: {MEANINGS[name]}, {row.kind} {row.dtype} {row.size}: {about['error']}"
+        for row in rows
+        for name, about in row.contenders.items()
+        if "error" in about and not row.error
+    }
+    for line in sorted(said):
+        print(line, file=out)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The last line."""
+    return f"bench: {len(rows) - len(failed(rows))} measured, {len(failed(rows))} failed"

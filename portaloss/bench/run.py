@@ -1,0 +1,168 @@
+"""Runs a benchmark: a case is drawn, every contender's result is checked, and then they are timed in turns."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from portaloss.bench import check, contenders, memory, timing
+from portaloss.bench.cases import Case, Spec, draw
+from portaloss.bench.contenders import OURS, Contender
+from portaloss.bench.machine import use_threads
+from portaloss.bench.rows import Row, speedups
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    names: Sequence[str]  #: of contenders
+    threads: int
+    rounds: int = 9
+    seconds: float = 30.0  #: that the rounds of a row take, about; there are five of them in any case
+    memory: bool = True
+
+
+def run(specs: Sequence[Spec], settings: Settings, done: Callable[[list[Row]], None]) -> list[Row]:
+    """Two rows a spec: the forward pass, and forward and backward.
+
+    Args:
+        specs: what to measure, in this order.
+        settings: how.
+        done: called after each spec with all rows so far.
+    """
+    rows: list[Row] = []
+    for spec in specs:
+        with use_threads(settings.threads, spec.device), _quiet():
+            try:
+                rows += measure(spec, settings)
+            except Exception as error:  # such as: no memory; the others go on
+                rows += [_failed(spec, direction, _said(error)) for direction in memory.DIRECTIONS]
+        _forget(spec.device)
+        done(rows)
+    return rows
+
+
+def measure(spec: Spec, settings: Settings) -> list[Row]:
+    """The rows of a spec."""
+    case = draw(spec)
+    there, found = _prepare(case, settings.names)
+    problem = _check(case, there, found)
+    rises = {} if problem else _memory(case, there, settings)
+    rows = []
+    for direction in memory.DIRECTIONS:
+        calls = {name: getattr(contender, direction) for name, contender in there.items()}
+        times = {} if problem else timing.interleaved(
+            calls, timing.clock(spec.device), settings.rounds, settings.seconds
+        )  # fmt: skip
+        moved = case.moved(direction)
+        row: dict[str, dict[str, Any]] = {}
+        for name, about in found.items():
+            row[name] = dict(about)
+            if name in there:
+                row[name] |= {**times.get(name, {}), "peak_extra_bytes": rises.get(name, {}).get(direction)}
+            if moved is not None and "median_s" in row[name]:
+                row[name]["gb_s"] = moved / row[name]["median_s"] / 1e9
+        rows.append(_row(case, direction, row, problem))
+    return rows
+
+
+def _prepare(case: Case, names: Sequence[str]) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
+    """The contenders that there are, and a note or a reason of each."""
+    there, found = {}, {}
+    for name in names:
+        try:
+            there[name] = contenders.prepare(name, case)
+            found[name] = {"note": there[name].note} if there[name].note else {}
+        except contenders.UnavailableError as error:
+            found[name] = {"absent": str(error)}
+        except Exception as error:
+            found[name] = {"error": _said(error)}
+    return there, found
+
+
+def _check(case: Case, there: dict[str, Contender], found: dict[str, dict[str, Any]]) -> str:
+    """Run each contender once, which warms it up too; those that fail are taken out. Returns what is wrong with us."""
+    problems = [f"{name}: {about['error']}" for name, about in found.items() if name in OURS and "error" in about]
+    try:
+        right = check.truth(case)
+    except Exception as error:  # such as: no memory for float64
+        return f"no truth to check with: {_said(error)}"
+    for name, contender in list(there.items()):
+        try:
+            contender.forward()
+            relative, problem = check.error(case, contender.forward_backward(), right)
+        except Exception as error:  # one that can't is a result too, and the others go on
+            del there[name]
+            found[name] = {"error": _said(error)}
+            if name in OURS:
+                problems.append(f"{name}: {_said(error)}")
+            continue
+        found[name]["relative_error"] = relative
+        if problem and name in OURS:  # others' errors are shown, not judged
+            problems.append(f"{name}: {problem}")
+    return "; ".join(problems)
+
+
+def _memory(case: Case, there: dict[str, Contender], settings: Settings) -> dict[str, dict[str, int | None]]:
+    if not settings.memory:
+        return {}
+    if case.spec.device != "cpu":
+        return {
+            name: {direction: memory.of_gpu(getattr(one, direction)) for direction in memory.DIRECTIONS}
+            for name, one in there.items()
+        }
+    # what is compiled would be compiled once more in each process
+    names = [name for name in there if name != "compile"]
+    if case.operand_bytes < memory.LEAST_BYTES:
+        return {}
+    return {name: memory.peak_extra(case.spec, name, settings.threads) for name in names}
+
+
+def _row(case: Case, direction: str, found: dict[str, dict[str, Any]], problem: str) -> Row:
+    spec = case.spec
+    return Row(
+        kind=spec.loss.name,
+        dtype=spec.dtype,
+        size=spec.size,
+        shape=list(spec.shape),
+        shapes={name: list(value.shape) for name, value in case.operands.items()},
+        direction=direction,
+        gradients=list(case.wanted),
+        gradient_bytes=case.gradient_bytes,
+        moved_bytes=case.moved(direction),
+        contenders=found,
+        speedups=speedups(found),
+        error=problem,
+    )
+
+
+def _failed(spec: Spec, direction: str, problem: str) -> Row:
+    return Row(spec.loss.name, spec.dtype, spec.size, list(spec.shape), {}, direction, [], 0, None, {}, {}, problem)
+
+
+def _forget(device: str) -> None:
+    """Leave no memory of one case in the way of the next."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # kl_div says of itself, in either library, that its mean is not what its formula says
+        warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss by both")
+        # a compiler's remarks on its own insides
+        warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo|functorch).*")
+        yield

@@ -1,0 +1,126 @@
+"""What is measured: the operands of every case, and that a wrong result of one is seen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from portaloss.kinds import DTYPES, LossKind
+
+torch = pytest.importorskip("torch")
+
+from portaloss.bench import cases, check, command, contenders  # noqa: E402  # what they need is there now
+from portaloss.bench.cases import Spec, draw, shape_of, specs  # noqa: E402
+
+CASES = [(kind, dtype) for kind in LossKind for dtype in DTYPES]
+IDS = [f"{kind.name.lower()}-{dtype}" for kind, dtype in CASES]
+
+
+def tiny(kind: LossKind, dtype: str = "float32") -> Spec:
+    return Spec(kind, dtype, "tiny", shape_of(kind, "tiny"))
+
+
+@pytest.mark.parametrize(("kind", "dtype"), CASES, ids=IDS)
+def test_operands(kind, dtype):
+    case, again = draw(tiny(kind, dtype)), draw(tiny(kind, dtype))
+    assert list(case.operands) == [one.name for one in tiny(kind).loss.operands if not one.optional]
+    for name, value in case.operands.items():
+        assert torch.equal(value, again.operands[name])
+        assert not value.requires_grad
+        if value.is_floating_point():
+            assert value.dtype == getattr(torch, dtype)
+            assert value.isfinite().all()
+    assert case.wanted
+    assert "target" not in case.wanted
+    assert case.gradient_bytes == sum(case.operands[name].nbytes for name in case.wanted)
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both")  # of kl_div, from both
+@pytest.mark.parametrize(("kind", "dtype"), CASES, ids=IDS)
+def test_right_results_pass_and_wrong_ones_fail(kind, dtype):
+    case = draw(tiny(kind, dtype))
+    right = check.truth(case)
+    for name in contenders.OURS:
+        value, gradients = contenders.prepare(name, case).forward_backward()
+        relative, problem = check.error(case, (value, gradients), right)
+        assert not problem
+        assert relative < 2**-7  # half an ulp of bfloat16 is 2^-8
+    value, gradients = contenders.prepare("portaloss", case).forward_backward()
+    value = value.detach()
+
+    # an ulp more or less of a 16-bit loss is wrong, and of others a few; the truth of CTC is less sure
+    ulps = 2 if dtype in ("float16", "bfloat16") else 2 * check.bound(kind, dtype) + 1
+    off = value * (1 + ulps * torch.finfo(value.dtype).eps + 2 * (check.tolerance(case.spec, 1.0)))
+    assert "the loss is off" in check.error(case, (off, gradients), right)[1]
+
+    flat = gradients[-1].clone()
+    worst = flat.view(-1).double().abs().argmax()
+    flat.view(-1)[worst] *= 1.125
+    assert f"the gradient of {case.wanted[-1]} is off" in check.error(case, (value, (*gradients[:-1], flat)), right)[1]
+    flat.view(-1)[worst] = math.nan
+    assert "off by nan" in check.error(case, (value, (*gradients[:-1], flat)), right)[1]
+    assert "of shape" in check.error(case, (value.reshape(1, 1), gradients), right)[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "shape"),
+    [
+        ("mse l1 smooth_l1 huber hinge_embedding bce bce_with_logits multilabel_soft_margin", (4096, 4096)),
+        ("poisson_nll kl_div margin_ranking gaussian_nll", (4096, 4096)),
+        ("cross_entropy nll", (4096, 32000)),
+        ("multi_margin", (65536, 100)),
+        ("multilabel_margin", (16384, 100)),
+        ("cosine_embedding triplet_margin", (65536, 256)),
+        ("ctc", (500, 32, 80, 100)),
+        ("fused_linear_cross_entropy", (2048, 1024, 32000)),
+    ],
+)
+def test_the_large_shapes_are_those_that_are_promised(names, shape):
+    assert {shape_of(LossKind[name.upper()], "large") for name in names.split()} == {shape}
+
+
+def test_other_shapes():
+    assert shape_of(LossKind.CROSS_ENTROPY, "cache") == (64, 1000)
+    assert shape_of(LossKind.MSE, "tiny") == (64,)
+    assert shape_of(LossKind.CROSS_ENTROPY, "tiny") == (32, 10)
+    assert shape_of(LossKind.CROSS_ENTROPY, "huge", rows=100) == (100, 32000)
+    assert shape_of(LossKind.CTC, "huge", rows=10) == (512, 10, 1024, 100)
+    assert shape_of(LossKind.CTC, "huge", rows=10**9) == shape_of(LossKind.CTC, "huge")
+
+
+def test_every_kind_at_every_size_is_measured_once():
+    found = specs(list(LossKind), DTYPES, cases.SIZES, "cpu")
+    assert len({(one.kind, one.dtype, one.size) for one in found}) == len(found) == 20 * 4 * 4
+    assert len({(one.kind, one.dtype, one.shape) for one in found}) == len(found)  # reports are compared by shape
+
+
+def test_the_command_line_knows_the_names():
+    assert command._SIZES == cases.SIZES
+    assert ("portaloss", *command._OTHERS) == contenders.NAMES == tuple(contenders.MEANINGS)
+
+
+def test_the_ledger():
+    mse, nll = draw(tiny(LossKind.MSE)), draw(tiny(LossKind.NLL))
+    assert (mse.moved("forward"), mse.moved("forward_backward")) == (2 * 64 * 4, 3 * 64 * 4)
+    # one float32 and one int64 a row, and the whole gradient
+    assert (nll.moved("forward"), nll.moved("forward_backward")) == (32 * 12, 32 * 12 + 320 * 4)
+    assert draw(tiny(LossKind.CTC)).moved("forward") is None
+
+
+def test_where_pytorch_has_no_16_bit_loss_it_is_given_float32_ones():
+    loss, note = contenders.eager(tiny(LossKind.CTC, "bfloat16"))
+    assert note == contenders.WIDENED
+    case = draw(tiny(LossKind.CTC, "bfloat16"))
+    assert loss(**case.operands).dtype == torch.float32
+    _, (gradient,) = contenders.prepare("eager", case).forward_backward()
+    assert gradient.dtype == torch.bfloat16
+    assert contenders.eager(tiny(LossKind.MSE, "bfloat16"))[1] == ""
+    assert contenders.eager(tiny(LossKind.CTC))[1] == ""
+
+
+def test_who_is_not_there():
+    with pytest.raises(contenders.UnavailableError, match="liger-kernel"):
+        contenders.prepare("liger", draw(tiny(LossKind.MSE)))  # it has no such loss, if it is installed at all
+    with pytest.raises(ValueError, match="no contender nobody; there are: portaloss"):
+        contenders.prepare("nobody", draw(tiny(LossKind.MSE)))
