@@ -51,7 +51,6 @@ def run(chapter, a, b, upstream, axis):
 def small_tiles(monkeypatch):
     """Tiles of 24 elements: many tiles, odd tails, at sizes that are quick to check."""
     monkeypatch.setattr(tiles, "TILE", 24)
-    monkeypatch.setattr(Tiles.__init__, "__defaults__", (24,))
 
 
 SHAPES = [
