@@ -54,8 +54,8 @@ j ≠ t::
 
 has full precision, from the smallest number for a confident row up. Where all logits are from -30 to 30, that is the
 whole story: nothing overflows or vanishes, and no maximum is needed. Elsewhere exp overflows, so one subtracts
-m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny part, which
-is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum. Here it is the
+m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny part,
+which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum. Here it is the
 target's again, and with gap = m - x[t] ≥ 0::
 
     L[t] = gap + log1p(r / exp(m) + expm1(-gap))
@@ -115,7 +115,6 @@ from typing import NamedTuple
 from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
-
 
 #: Rows with no logit beyond this need no maximum: exp(2 PLAIN), times any number of classes, is far from overflow.
 PLAIN = 30.0

@@ -7,7 +7,7 @@ import pytest
 
 import portaloss
 from portaloss.backends.cpu import tiles
-from portaloss.backends.cpu.tiles import Pass, Tiles, merge_axes
+from portaloss.backends.cpu.tiles import Pass, merge_axes
 
 FLOAT64 = np.dtype(np.float64)
 

@@ -51,8 +51,8 @@ class Pass:
     gradients: Mapping[str, Array] = field(default_factory=dict)  #: where to store gradients
     upstream: Array | float = 1.0  #: what derivatives are multiplied by; broadcasts to the items
     offsets: Mapping[str, float] = field(default_factory=dict)  #: taken off a derivative first
-    #: The operand that the chapter looks at in one class of a row only: it is not widened, and a tile may be larger. Its
-    #: derivative is a OneHot, and its gradient has to be full of zeros.
+    #: The operand that the chapter looks at in one class of a row only: it is not widened, and a tile may be larger.
+    #: Its derivative is a OneHot, and its gradient has to be full of zeros.
     sparse: str = ""
 
     def run(self) -> float:
