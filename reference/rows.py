@@ -39,7 +39,8 @@ def sum_rows(array: Array) -> Array:
         count, classes = array.shape
         whole = classes // _RUN * _RUN
         if not whole:
-            return np.einsum("ij->i", array)[:, None]
+            few: Array = np.einsum("ij->i", array)
+            return few[:, None]
         runs = np.einsum("ijk->ij", array[:, :whole].reshape(count, -1, _RUN))
         sums: Array = np.add.reduce(runs, axis=1, keepdims=True, dtype=np.float64)
         if whole < classes:
