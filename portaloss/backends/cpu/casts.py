@@ -59,7 +59,8 @@ def narrow_into(values: Array, out: Array) -> None:
 def _copied_by_torch(values: Array, out: Array) -> bool:
     """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did."""
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "from_numpy") or values.shape != out.shape:  # a half-imported torch has none yet
+    # a half-imported torch has no from_numpy yet
+    if torch is None or not hasattr(torch, "from_numpy") or values.shape != out.shape:
         return False
     tensors = []
     for array in (out, values):
