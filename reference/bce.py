@@ -112,11 +112,12 @@ def bce(input: Array, target: Array, weight: Array | None = None, *, wants: Want
         derivatives["target"] = slope if weight is None else slope * weight
 
     share = np.abs(upper - target)
-    # products in place: a tile and its temporaries share the cache
-    loss = share * -np.clip(np.log(smaller), LOG_FLOOR, 0)
+    # in place: a tile and its temporaries share the cache
+    gain = share * np.clip(np.log(smaller), LOG_FLOOR, 0)
     share -= 1
     share *= np.log1p(-smaller)
-    loss += share
+    share -= gain
+    loss = share
     return (loss if weight is None else loss * weight), derivatives
 
 

@@ -136,7 +136,8 @@ def bce_with_logits(
         positive *= -2
         positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
         tail *= positive
-        slope = gap + (tail if pos_weight is None else both * tail)
+        slope = gap
+        slope += tail if pos_weight is None else both * tail
         derivatives["input"] = slope if weight is None else slope * weight
 
     return (loss if weight is None else loss * weight), derivatives

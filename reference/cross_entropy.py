@@ -53,16 +53,22 @@ in it; its derivative is 0 · p, which is nan where p is.
 
 What overflows or cancels
 -------------------------
-*The loss.* exp overflows, so one subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a
-confident row: Σ is 1 + tiny, and the tiny part, which is the answer, is rounded away. Blanchard, Higham and Higham
-(2021) take the largest term out of the sum. Here the target's is taken out, whose own share is known exactly. With
-e[j] = exp(x[j]), r = Σ e[j] over j ≠ t, and gap = m - x[t] ≥ 0::
+*The loss.* The target's own share of Σ is known exactly, so it is taken out. With e[j] = exp(x[j]) and r = Σ e[j] over
+j ≠ t::
+
+    L[t] = log(1 + r / e[t]) = log1p(r / e[t])
+
+has full precision, from the smallest number for a confident row up. Where all logits are from -30 to 30, that is the
+whole story: nothing overflows or vanishes, and no maximum is needed. Elsewhere exp overflows, so one subtracts
+m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny part,
+which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum. Here it
+is the target's again, and with gap = m - x[t] ≥ 0::
 
     L[t] = gap + log1p(r / exp(m) + expm1(-gap))
 
-Where the target is the maximum, that is log1p(r / exp(m)): full precision down to the smallest number. Elsewhere the
-argument is Σ/exp(m) - 1 and L is at least log 2, so its rounding does no harm. Other classes cost (m - x[j]) plus the
-same log1p: only sums of terms that are not negative.
+Where the target is the maximum, that is log1p(r / exp(m)). Elsewhere the argument is Σ/exp(m) - 1 and L is at least
+log 2, so its rounding does no harm. Other classes cost (m - x[j]) plus the same log1p: only sums of terms that are not
+negative.
 
 *The derivative.* At the target p[t] - 1 = -r / (r + e[t]), without the subtraction. More generally, where p[t] > 1/2,
 V p[t] - v[t] = (V - v[t]) - V r / (r + e[t]). What remains, V p[i] - v[i] where both are of a size, is a difference of
@@ -77,8 +83,7 @@ eight units in the last place of the result. Most rows need no shift at all: wit
 overflow, and exp(x) vanishes only where p does. Not shifting is exact and saves a pass. The other rows are shifted by
 m, and what rounding took from x - m is found by Knuth's two-sum and given back: exp(d + δ) = exp(d) (1 + δ).
 
-*The sum.* 32000 terms added one after another lose ten bits. NumPy adds in pairs along contiguous rows; along any other
-axis it does not, and ``sum_rows`` folds in halves.
+*The sum.* 32000 terms added one after another lose ten bits. ``sum_rows`` adds short runs, and their sums in float64.
 
 *What is left in float32.* NumPy's exp is off by up to 2.4 units in the last place, and enters p twice, above and below
 the line; a loss below 1 has the error of its r as well. Items and derivatives are off by 4 to 6 units at worst, where
@@ -122,6 +127,9 @@ from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
+#: Rows with no logit beyond this need no maximum: exp(2 PLAIN), times any number of classes, is far from overflow.
+PLAIN = 30.0
+
 
 def cross_entropy(
     input: Array,
@@ -161,9 +169,9 @@ def _hard(
     # an ignored row looks up class 0, and what it found is dropped
     t = (np.where(counted, t, 0) if some_ignored else t).astype(np.intp, copy=False)
     own: Array | float = 1.0 if w is None else w[0][t]  # w[t]
-    softmax = _softmax(x, t)
+    softmax = _softmax(x, t, alone=s == 0.0)
 
-    loss = softmax.gap + softmax.log_sum
+    loss = softmax.cost
     if w is not None:
         loss *= own
     if s > 0.0:
@@ -205,7 +213,7 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float,
     factors = mixed if w is None else mixed * w
     # no class is the target: the largest is the one to take out of the sum
     largest = np.argmax(x, axis=1, keepdims=True)
-    softmax = _softmax(x, largest)
+    softmax = _softmax(x, largest, alone=False)
 
     costs = softmax.maximum - x
     costs += softmax.log_sum
@@ -232,28 +240,44 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float,
 class _Softmax(NamedTuple):
     """The parts of a softmax, with one class of each row (the target, or the largest) taken out of the sum."""
 
-    maximum: Array  #: m
-    gap: Array  #: m - x[t]
-    log_sum: Array  #: lse(x) - m
+    cost: Array  #: L[t]
     terms: Array  #: e, times what all terms share; 0 at t
     term: Array  #: e[t]
     rest: Array  #: r, the sum of the terms but e[t]
     place: Array  #: where t is in the terms' memory
+    maximum: Array | float = np.nan  #: m; not there where the cost of t alone is wanted, and no row needs it
+    log_sum: Array | float = np.nan  #: lse(x) - m
 
 
-def _softmax(x: Array, t: Array) -> _Softmax:
+def _softmax(x: Array, t: Array, *, alone: bool) -> _Softmax:
+    """``alone``: whether the cost of t is all that is wanted, and not that of other classes."""
+    # two numbers for all rows together: along short rows NumPy takes eight times as long to find a maximum
+    if alone and np.max(x, initial=0.0) <= PLAIN and np.min(x, initial=0.0) >= -PLAIN:
+        terms, place, term, rest = _apart(np.exp(x), t)
+        return _Softmax(np.log1p(rest / term), terms, term, rest, place)
+
     m = np.maximum.reduce(x, axis=1, keepdims=True)
-    terms, largest = _exponentials(x, m)
-    place = places(terms, t)
-    memory = terms.reshape(-1, order="A")
-    term = memory[place]
-    memory[place] = 0.0
-    rest = sum_rows(terms)
+    exponentials, largest = _exponentials(x, m)
+    terms, place, term, rest = _apart(exponentials, t)
     gap = m - x.reshape(-1, order="A")[place]
     log_sum = np.expm1(-gap)
     log_sum += rest / largest
     np.log1p(log_sum, out=log_sum)
-    return _Softmax(m, gap, log_sum, terms, term, rest, place)
+    cost = gap + log_sum
+    if alone:  # a row's result does not depend on its neighbours
+        plain = (m <= PLAIN) & (np.minimum.reduce(x, axis=1, keepdims=True) >= -PLAIN)
+        ratio = np.divide(rest, term, out=np.zeros_like(rest), where=plain)
+        np.copyto(cost, np.log1p(ratio), where=plain)
+    return _Softmax(cost, terms, term, rest, place, m, log_sum)
+
+
+def _apart(terms: Array, t: Array) -> tuple[Array, Array, Array, Array]:
+    """The terms with 0 at t; where that is in memory, what was there, and the sum of the others."""
+    place = places(terms, t)
+    memory = terms.reshape(-1, order="A")
+    term = memory[place]
+    memory[place] = 0.0
+    return terms, place, term, sum_rows(terms)
 
 
 def _exponentials(x: Array, m: Array) -> tuple[Array, Array]:

@@ -78,7 +78,9 @@ def huber(input: Array, target: Array, weight: Array | None = None, *, delta: fl
     e = input - target
     c = np.clip(e, -delta, delta)
 
-    loss = c * (e - 0.5 * c)
+    e -= 0.5 * c  # in place: a tile and its temporaries share the cache
+    e *= c
+    loss = e
     if "weight" in wants:
         derivatives["weight"] = loss
 

@@ -109,7 +109,8 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
             derivatives["target"] = loss + probability
         return loss, derivatives
 
-    log_t = log(target + (target == 0))
+    zero = target == 0
+    log_t = log(target + zero if zero.any() else target)  # the sum with a mask takes as long as the logarithm
     if "input" in wants:
         derivatives["input"] = -target
     if "target" in wants:

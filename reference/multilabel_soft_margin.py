@@ -106,8 +106,8 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
         positive *= -2
         positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
         tail *= positive
-        slope = gap + tail
-        derivatives["input"] = slope / classes if weight is None else slope * (weight / classes)
+        gap += tail
+        derivatives["input"] = gap / classes if weight is None else gap * (weight / classes)
     if "target" in wants:
         derivatives["target"] = input / -classes if weight is None else input * (weight / -classes)
 

@@ -86,7 +86,7 @@ def nll(
     loss = -np.take_along_axis(input, t, axis=1)
     slope = None if weight is None else -weight.reshape(-1)[t]
     if slope is not None:
-        loss *= -slope
+        loss = loss * -slope  # not in place: a 16-bit input is not widened for the one class of a row that is read
     if some_ignored:
         np.copyto(loss, 0.0, where=~counted)
 

@@ -30,18 +30,20 @@ class OneHot:
     values: Array  #: what is there, (N, 1, ...)
     shape: tuple[int, ...]
 
-    def times(self, upstream: Array | float, out: Array | None = None) -> Array:
+    def times(self, upstream: Array | float) -> Array:
         """The whole array, multiplied by a number or by one a row."""
-        product: Array = np.zeros(self.shape, self.values.dtype) if out is None else out
-        if out is not None:
-            out.fill(0)
+        product = np.zeros(self.shape, self.values.dtype)
+        self.put(upstream, product)
+        return product
+
+    def put(self, upstream: Array | float, zeros: Array) -> None:
+        """The same into an array of zeros: where there are many classes, they are nearly all that there is to write."""
         some = self.index >= 0
         values = self.values * upstream
         if not some.all():
             values = np.where(some, values, 0)
         with np.errstate(over="ignore"):
-            np.put_along_axis(product, np.maximum(self.index, 0), values.astype(product.dtype, copy=False), axis=1)
-        return product
+            np.put_along_axis(zeros, np.maximum(self.index, 0), values.astype(zeros.dtype, copy=False), axis=1)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """As an array like others."""

@@ -9,6 +9,7 @@ from portaloss.reference.notation import Array, np
 # class by class, which is worth a copy each way.
 
 _LONG = 64
+_RUN = 128  #: elements of a row that are added in their own dtype, in four lanes or more
 
 
 def rows(*arrays: Array) -> list[Array]:
@@ -32,10 +33,19 @@ def unrows(array: Array, like: Array) -> Array:
 
 
 def sum_rows(array: Array) -> Array:
-    """The sums of the rows, (R, 1), added in pairs. NumPy does so along contiguous rows, and only there."""
+    """The sums of the rows, (R, 1): along contiguous rows of runs, whose sums are added in float64; else in pairs."""
     if array.flags.c_contiguous:
-        sums: Array = np.add.reduce(array, axis=1, keepdims=True)
-        return sums
+        # np.einsum adds in half the time of np.add.reduce, and on short rows in a quarter; the runs' sums are few
+        count, classes = array.shape
+        whole = classes // _RUN * _RUN
+        if not whole:
+            few: Array = np.einsum("ij->i", array)
+            return few[:, None]
+        runs = np.einsum("ijk->ij", array[:, :whole].reshape(count, -1, _RUN))
+        sums: Array = np.add.reduce(runs, axis=1, keepdims=True, dtype=np.float64)
+        if whole < classes:
+            sums += np.einsum("ij->i", array[:, whole:])[:, None]
+        return sums.astype(array.dtype, copy=False)
     while array.shape[1] > 1:
         half = array.shape[1] // 2
         pairs = array[:, :half] + array[:, half : 2 * half]

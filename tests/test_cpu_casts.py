@@ -1,12 +1,24 @@
 """float16 casts in integer operations, against NumPy's own; bfloat16 against ml_dtypes'."""
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from portaloss.backends.cpu import casts
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 
 ALL_HALVES = np.arange(65536, dtype=np.uint16).view(np.float16)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["alone", "with torch"])
+def torch_loaded(request, monkeypatch):
+    """Every test with PyTorch's casts, and with those that are left where it is not loaded."""
+    if request.param:
+        pytest.importorskip("torch")
+    else:
+        monkeypatch.setitem(sys.modules, "torch", None)
 
 
 def assert_same_bits(actual, expected):
@@ -72,6 +84,21 @@ def test_bfloat16_rounds_to_nearest_even():
     out = np.empty(values.shape, ml_dtypes.bfloat16)
     narrow_into(values, out)
     assert out.astype(np.float32).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_torch_casts_where_it_is_loaded_and_sees_the_arrays(torch_loaded, dtype):
+    loaded = sys.modules["torch"] is not None
+    values = np.random.default_rng(1).normal(size=(3, 40_000)).astype(np.float32)  # beyond one copy, with a tail
+    out = np.full(values.shape, np.nan, dtype)
+    assert casts._copied_by_torch(values, out) is loaded
+    narrow_into(values, out)
+    assert_same_bits(out, values.astype(dtype))
+    assert_same_bits(widen(out), out.astype(np.float32))
+    assert not casts._copied_by_torch(values[::-1], out)  # a negative stride
+    out.flags.writeable = False
+    assert not casts._copied_by_torch(out, values)  # torch warns of what may not be written
+    assert_same_bits(widen(out), out.astype(np.float32))
 
 
 def test_an_array_in_its_math_dtype_is_not_copied():

@@ -21,7 +21,7 @@ from portaloss.backends.cpu.tiles import TILE, Pass
 from portaloss.catalogue import Divisor, Domain, Family
 from portaloss.checks import TargetOutOfRangeError
 from portaloss.divisor import counts, divisor
-from portaloss.kinds import LossReduction
+from portaloss.kinds import LossKind, LossReduction
 
 if TYPE_CHECKING:
     from portaloss.plan import Plan, Precision
@@ -33,6 +33,9 @@ Array = npt.NDArray[Any]
 TEMPORARIES = 14
 
 _INDICES = frozenset({Domain.CLASS_INDEX, Domain.CLASS_SET})
+
+#: The operands that chapters look at in one class of a row only.
+_SPARSE = {LossKind.NLL: "input"}
 
 
 def unavailable() -> str | None:
@@ -55,14 +58,14 @@ def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
 
 
 def precision(plan: Plan) -> Precision:
-    """float32 arithmetic for 16-bit dtypes, sums in float64, the same bits every run."""
+    """float32 arithmetic for 16-bit dtypes, the same bits every run."""
     from portaloss.plan import Precision
 
     math = math_dtype(plan.dtype).name
     products = plan.loss.family is Family.LINEAR_CROSS_ENTROPY
     return Precision(
         math_dtype=math,
-        accumulator=math if products else "float64",
+        accumulator=math,  # float64, but for the first additions of a sum
         deterministic=True,
         # a matrix product is the BLAS library's, which does not promise the same bits for any number of threads
         bit_stable=not products,
@@ -231,7 +234,9 @@ class _Call:
 
     def gradients(self, wants: Collection[str]) -> dict[str, Array]:
         """Where the gradients go: arrays of the operands' own shapes and dtypes, not yet filled."""
-        return {name: memory.empty_like(self._given[name]) for name in wants}
+        sparse = _SPARSE.get(self._plan.kind)
+        given = self._given
+        return {name: (memory.zeros_like if name == sparse else memory.empty_like)(given[name]) for name in wants}
 
     def run(
         self,
@@ -299,6 +304,7 @@ class _Call:
             views,
             upstream,
             offsets,
+            sparse=_SPARSE.get(self._plan.kind, ""),
         ).run()
 
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:

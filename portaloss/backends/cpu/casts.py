@@ -1,11 +1,14 @@
 """Casts at a tile's edge: 16-bit in memory, 32-bit in the cache.
 
 NumPy converts float16 an element at a time (1.2 to 1.4 ns each, measured); the same conversion in integer operations is
-vectorised. bfloat16 is ml_dtypes', whose casts are vectorised already.
+vectorised. bfloat16 is ml_dtypes', whose casts are vectorised already. PyTorch uses the processor's own conversion,
+which is faster than both (float16 to float32: 0.2 ns instead of 0.7; back: 0.2 instead of 2.1), and where the caller
+has loaded it anyway, it does the work. The bits are the same, but for which nan a nan becomes.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,12 @@ _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 
 
+#: PyTorch spreads a copy of more elements than this over threads of its own; a tile has its thread already.
+_COPY = 32768
+#: With fewer elements, to ask PyTorch takes longer than the cast.
+_FEW = 1024
+
+
 def math_dtype(dtype: np.dtype[Any] | str) -> np.dtype[Any]:
     """The dtype that arithmetic on ``dtype`` is done in: float64 for itself, else float32."""
     return _FLOAT64 if dtype in ("float64", _FLOAT64) else _FLOAT32
@@ -28,6 +37,10 @@ def widen(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
     dtype = math_dtype(array.dtype) if dtype is None else dtype
     if array.dtype == dtype:
         return array
+    if array.size > _FEW and dtype == _FLOAT32:
+        widened = np.empty(array.shape, dtype)
+        if _copied_by_torch(array, widened):
+            return widened
     if array.dtype == _FLOAT16:
         return _float16_to_float32(array).astype(dtype, copy=False)
     return array.astype(dtype)
@@ -35,10 +48,35 @@ def widen(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
 
 def narrow_into(values: Array, out: Array) -> None:
     """Store values into ``out``, rounded to nearest even in its dtype; shapes broadcast."""
+    if out.size > _FEW and out.itemsize == 2 and values.dtype == _FLOAT32 and _copied_by_torch(values, out):
+        return
     if out.dtype == _FLOAT16 and values.dtype == _FLOAT32:
         out.view(np.uint16)[...] = _float32_to_float16_bits(values)
     else:
         np.copyto(out, values, casting="unsafe")
+
+
+def _copied_by_torch(values: Array, out: Array) -> bool:
+    """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did."""
+    torch = sys.modules.get("torch")
+    # a half-imported torch has no from_numpy yet
+    if torch is None or not hasattr(torch, "from_numpy") or values.shape != out.shape:
+        return False
+    tensors = []
+    for array in (out, values):
+        # PyTorch has no negative strides, and warns of what may not be written
+        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            return False
+        if array.dtype.name == "bfloat16":
+            tensors.append(torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).view(-1))
+        elif array.dtype in (_FLOAT16, _FLOAT32):
+            tensors.append(torch.from_numpy(array).view(-1))
+        else:
+            return False
+    target, source = tensors
+    for start in range(0, out.size, _COPY):
+        target[start : start + _COPY].copy_(source[start : start + _COPY])
+    return True
 
 
 def _float16_to_float32(array: Array) -> Array:

@@ -20,6 +20,11 @@ def empty_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return _poisoned(np.empty_like(array, subok=False))
 
 
+def zeros_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same, full of zeros: fresh from the system, which clears memory anyway, where the order of memory allows."""
+    return np.zeros(array.shape, array.dtype) if array.flags.c_contiguous else np.zeros_like(array, subok=False)
+
+
 def _poisoned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if is_poisoned():
         array.fill(np.nan)
