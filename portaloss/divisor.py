@@ -35,6 +35,16 @@ def divisor(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> float
     return float(prod(arranged.items_shape))
 
 
+def is_data(loss: Loss, arranged: Arranged) -> bool:
+    """Whether the divisor depends on the operands' values, and not on their shapes and dtypes alone."""
+    operands = arranged.operands
+    if loss.divisor is Divisor.WEIGHT_SUM:
+        return "weight" in operands
+    if loss.divisor is Divisor.CLASS_WEIGHT_SUM:
+        return not is_floating(operands["target"])
+    return loss.divisor is Divisor.TARGET_LENGTHS
+
+
 def counts(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> npt.NDArray[np.bool_] | None:
     """Which items count at all, in the chapter's shape of items; None where all do.
 
