@@ -43,6 +43,12 @@ def loss(
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
+    if arrays.is_tensor(next(iter(given.values()))) and dtype is None:
+        from portaloss.torch_ops import small
+
+        value = small.loss(kind, reduction, given, options)
+        if value is not None:
+            return value
     library = arrays.library_of(given)
     device = "cpu" if library == arrays.NUMPY else _device(given)
     if library == arrays.TORCH:
