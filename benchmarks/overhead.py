@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import rich
 import torch
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     portaloss.set_num_threads(1)
 
     chosen = [row for row in ROWS if not args.kinds or row[0].name.lower() in {name.lower() for name in args.kinds}]
-    with_progress = track(chosen, "timing", console=rich.get_console() if sys.stdout.isatty() else rich.console.Console(stderr=True))
-    rows = [row_of(*row, rounds=args.rounds) for row in with_progress]
+    progress = track(chosen, "timing", console=Console(stderr=True))
+    rows = [row_of(*row, rounds=args.rounds) for row in progress]
     about = {
         "rounds": args.rounds,
         "processor": processor(),

@@ -40,7 +40,8 @@ _Operands = Mapping[str, Any]
 _Way = Callable[[_Operands, Mapping[str, Any], int], Tensor | None]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+_NAMES = ("none", "mean", "sum")
+_REDUCTIONS = {name: number for number, name in enumerate(_NAMES)}
 _NUMBERS = (float, int, bool)
 
 
@@ -62,17 +63,17 @@ def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[s
             return None
     try:
         return way(operands, options, number)
-    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+    except (RuntimeError, ValueError, LookupError, TypeError):
         return None  # our own way raises it, in words that name the argument; or it knows what to do
 
 
 def _ordinary(operands: _Operands) -> bool:
-    """Whether all are small, dense tensors on the CPU, and the first is of 32 or 64 bits."""
+    """Whether all are small, dense, contiguous tensors on the CPU, and the floating ones all of 32 or of 64 bits."""
     dtype = None
     for value in operands.values():
         if type(value) not in _PLAIN or not value.is_cpu or value.layout is not torch.strided:
             return False
-        if not 0 < value.numel() <= LIMIT:
+        if not 0 < value.numel() <= LIMIT or not value.is_contiguous():
             return False
         if dtype is None:
             dtype = value.dtype
@@ -100,121 +101,171 @@ def _watched() -> bool:
 # In the operands' own dtype
 
 
-def _pointwise(operator: str, *names: str) -> _Way:
-    """An operator of input and target, whose further arguments are the reduction and these options."""
-    function = getattr(_nn, operator)
+def _alike(operands: _Operands, *names: str) -> list[Tensor] | None:
+    """The named operands, if there are no others and all are of one shape: nothing is broadcast, nothing weighted."""
+    if len(operands) != len(names):
+        return None
+    found = [operands[name] for name in names]
+    shape = found[0].shape
+    return found if all(tensor.shape == shape for tensor in found) else None
+
+
+def _pointwise(function: Callable[..., Tensor], *names: str, floating: bool = True) -> _Way:
+    """A function of input and target, the reduction and these options; of a floating target, if it has to be."""
 
     def way(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-        if len(operands) != 2:  # a weight is a composition in PyTorch
+        found = _alike(operands, "input", "target")
+        if found is None or (floating and not found[1].is_floating_point()):
             return None
-        input, target = operands.values()
-        if target.shape != input.shape or target.dtype is not input.dtype:
-            return None
-        value: Tensor = function(input, target, reduction, *[options[name] for name in names])
-        return value
+        return function(*found, reduction, *[options[name] for name in names])
 
     return way
 
 
-def _smooth_l1(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    return _smooth_l1_of(operands, options, reduction) if options["beta"] else None
-
-
-_smooth_l1_of = _pointwise("smooth_l1_loss", "beta")
-
-
-def _nll(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor:
-    value: Tensor = _nn.nll_loss_nd(
-        operands["input"], operands["target"], operands.get("weight"), reduction, options["ignore_index"]
+def _smooth_l1(input: Tensor, target: Tensor, reduction: int, beta: float) -> Tensor:
+    value: Tensor = (
+        _nn.smooth_l1_loss(input, target, reduction, beta) if beta else _nn.l1_loss(input, target, reduction)
     )
     return value
 
 
-def _kl_div(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input, target = operands.values()
-    if target.shape != input.shape or target.dtype is not input.dtype:
-        return None
-    if not (options["batchmean"] and reduction == 1):
-        value: Tensor = _functions.kl_div(input, target, reduction, log_target=options["log_target"])
-        return value
-    total: Tensor = _functions.kl_div(input, target, 2, log_target=options["log_target"])
-    return total / input.shape[0] if input.ndim else total
+def _kl_div(input: Tensor, target: Tensor, reduction: int, log_target: bool, batchmean: bool) -> Tensor:
+    batchmean = batchmean and reduction == 1
+    value: Tensor = _functions.kl_div(input, target, 2 if batchmean else reduction, log_target=log_target)
+    return value / input.shape[0] if batchmean and input.ndim else value
+
+
+def _hinge_embedding(input: Tensor, target: Tensor, reduction: int, margin: float) -> Tensor:
+    value: Tensor = _functions.hinge_embedding_loss(input, target, margin, reduction)
+    return value
 
 
 def _poisson_nll(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input, target = operands.values()
-    if target.shape != input.shape or target.dtype is not input.dtype or not options["log_input"]:
+    found = _alike(operands, "input", "target")
+    if found is None or not found[1].is_floating_point() or not options["log_input"]:  # of a rate it cancels
         return None
-    value: Tensor = _functions.poisson_nll_loss(input, target, True, options["full"], options["eps"], reduction)
+    value: Tensor = _functions.poisson_nll_loss(*found, True, options["full"], options["eps"], reduction)
     return value
 
 
-def _hinge_embedding(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input, target = operands.values()
-    if target.shape != input.shape:
+def _gaussian_nll(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    found = _alike(operands, "input", "target", "var")
+    if found is None or not all(tensor.is_floating_point() for tensor in found):
         return None
-    value: Tensor = _functions.hinge_embedding_loss(input, target, options["margin"], reduction)
-    return value
+    return F.gaussian_nll_loss(*found, options["full"], options["eps"], _NAMES[reduction])
 
 
 def _margin_ranking(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input1, input2, target = operands.values()
-    if not input1.shape == input2.shape == target.shape:
+    found = _alike(operands, "input1", "input2", "target")
+    if found is None or not all(tensor.is_floating_point() for tensor in found):
         return None
-    value: Tensor = _functions.margin_ranking_loss(input1, input2, target, options["margin"], reduction)
+    value: Tensor = _functions.margin_ranking_loss(*found, options["margin"], reduction)
+    return value
+
+
+def _bce(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    del options
+    found = _alike(operands, "input", "target")
+    if found is None or found[1].requires_grad:  # the target's derivative is log(1 - x) - log x
+        return None
+    value: Tensor = _nn.binary_cross_entropy(*found, None, reduction)
+    return value
+
+
+def _nll(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    input = operands["input"]
+    if input.ndim != 2:
+        return None
+    value: Tensor = _nn.nll_loss_nd(
+        input, operands["target"], operands.get("weight"), reduction, options["ignore_index"]
+    )
     return value
 
 
 def _multi_margin(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input = operands["input"]
-    if input.ndim != 2 or input.shape[1] > MARGIN_CLASSES:
+    input, p = operands["input"], options["p"]
+    if input.ndim != 2 or input.shape[1] > MARGIN_CLASSES or p not in (1, 2):  # p = 1.5 would be taken for 1
         return None
-    p, margin = options["p"], options["margin"]
-    value: Tensor = _nn.multi_margin_loss(input, operands["target"], p, margin, operands.get("weight"), reduction)
+    value: Tensor = _nn.multi_margin_loss(
+        input, operands["target"], p, options["margin"], operands.get("weight"), reduction
+    )
     return value
 
 
 def _multilabel_margin(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
     del options
-    input, target = operands.values()
-    if input.ndim != 2 or input.shape[1] > MARGIN_CLASSES:
+    found = _alike(operands, "input", "target")
+    if found is None or found[0].ndim != 2 or found[0].shape[1] > MARGIN_CLASSES:
         return None
-    value: Tensor = _nn.multilabel_margin_loss(input, target, reduction)
+    value: Tensor = _nn.multilabel_margin_loss(*found, reduction)
+    return value
+
+
+def _multilabel_soft_margin(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    del options
+    found = _alike(operands, "input", "target")
+    if found is None or not found[1].is_floating_point() or found[1].requires_grad:
+        return None  # the target's derivative is a difference of logarithms
+    return F.multilabel_soft_margin_loss(*found, reduction=_NAMES[reduction])
+
+
+def _cosine_embedding(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    input1, input2, target = (operands[name] for name in ("input1", "input2", "target"))
+    if input1.ndim != 2 or input2.shape != input1.shape or target.shape != input1.shape[:1]:
+        return None
+    value: Tensor = _functions.cosine_embedding_loss(input1, input2, target, options["margin"], reduction)
+    return value
+
+
+def _triplet_margin(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
+    found = _alike(operands, "anchor", "positive", "negative")
+    if found is None or options["p"] != 2 or not options["margin"] > 0:
+        return None
+    value: Tensor = _functions.triplet_margin_loss(
+        *found, options["margin"], 2, options["eps"], options["swap"], reduction
+    )
     return value
 
 
 # Cross-entropy: log p = x - lse(x) loses digits of a probability near 1, and p = exp(log p) of one near 0
 
-#: Between these, PyTorch's log-probabilities and their exponentials are within 7 units in the last place.
+#: Between these, PyTorch's derivatives are within ten units in the last place, where ours are within seven.
 _LEAST, _LARGEST = -8.0, math.log(0.75)
 
-#: In float64, what is lost of 1 - p is less than half a unit of float32's last place up to here.
-_LARGEST_WIDE = -(2.0**-30)
+#: Up to here, what float64 loses of 1 - p is less than half a unit of float32's last place.
+_LARGEST_WIDE = -(2.0**-28)
 
 
 def _cross_entropy(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
     input, target = operands["input"], operands["target"]
-    if target.is_floating_point() or input.ndim != 2 or options["label_smoothing"]:
+    if input.ndim != 2 or target.is_floating_point() or options["label_smoothing"]:
         return None
-    return _classified(input, operands, options["ignore_index"], reduction)
+    return _classified(input, target, operands.get("weight"), options["ignore_index"], reduction)
 
 
 def _linear_cross_entropy(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    input, weight, target, bias = (operands.get(n) for n in ("input", "linear_weight", "target", "linear_bias"))
-    if target is None or target.is_floating_point() or options["label_smoothing"]:
+    input, matrix, target = (operands[name] for name in ("input", "linear_weight", "target"))
+    bias = operands.get("linear_bias")
+    if input.ndim != 2 or matrix.ndim != 2 or target.is_floating_point() or options["label_smoothing"]:
         return None
-    if input is None or weight is None or input.ndim != 2 or weight.ndim != 2:
+    if bias is not None and bias.shape != matrix.shape[:1]:  # a linear layer would broadcast it
         return None
-    return _classified(F.linear(input, weight, bias), operands, options["ignore_index"], reduction)
+    logits = F.linear(input, matrix, bias)
+    return _classified(logits, target, operands.get("weight"), options["ignore_index"], reduction)
 
 
-def _classified(input: Tensor, operands: _Operands, ignore_index: int, reduction: int) -> Tensor | None:
-    """Of logits (N, C) and classes."""
-    target, weight = operands["target"], operands.get("weight")
+def _classified(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: int
+) -> Tensor | None:
+    """The cross-entropy of logits (N, C) and classes."""
     value: Tensor
     log_p = _functions.log_softmax(input, 1)
-    least, largest = _functions.aminmax(log_p.detach())
-    if largest.item() <= _LARGEST and least.item() >= _LEAST:
+    seen = log_p.detach()
+    least, largest = _functions.aminmax(seen)
+    if least.item() >= _LEAST and (
+        largest.item() <= _LARGEST  # of all classes, for it is the cheaper question; else of the targets
+        or -_nn.nll_loss_nd(seen, target, None, 0, ignore_index).min().item() <= _LARGEST
+    ):
         value = _nn.nll_loss_nd(log_p, target, weight, reduction, ignore_index)
         return value
     if input.dtype is torch.float64:
@@ -229,7 +280,7 @@ def _classified(input: Tensor, operands: _Operands, ignore_index: int, reduction
 # In float64, rounded once
 
 
-def _widened(way: Callable[[_Operands, Mapping[str, Any], int], Tensor | None]) -> _Way:
+def _widened(way: _Way) -> _Way:
     """A way of float32 operands through float64."""
 
     def wide(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
@@ -242,42 +293,42 @@ def _widened(way: Callable[[_Operands, Mapping[str, Any], int], Tensor | None]) 
     return wide
 
 
-def _bce(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    del options
-    input, target, weight = operands["input"], operands["target"], operands.get("weight")
-    if target.shape != input.shape or (weight is not None and weight.shape != input.shape):
-        return None
-    value: Tensor = _nn.binary_cross_entropy(input, target, weight, reduction)
-    return value
-
-
 def _bce_with_logits(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
     del options
-    input, target, weight, pos_weight = (operands.get(n) for n in ("input", "target", "weight", "pos_weight"))
-    value: Tensor = _functions.binary_cross_entropy_with_logits(input, target, weight, pos_weight, reduction)
+    found = _alike(operands, "input", "target")
+    if found is None or not found[1].is_floating_point():
+        return None
+    value: Tensor = _functions.binary_cross_entropy_with_logits(*found, None, None, reduction)
     return value
 
 
 def _ctc(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    value: Tensor = _functions.ctc_loss(*operands.values(), options["blank"], reduction, options["zero_infinity"])
+    found = [operands[name] for name in ("log_probs", "targets", "input_lengths", "target_lengths")]
+    if found[0].ndim != 3:
+        return None
+    value: Tensor = _functions.ctc_loss(*found, options["blank"], reduction, options["zero_infinity"])
     return value
 
 
 _WAYS: Mapping[LossKind, _Way] = {
-    LossKind.MSE: _pointwise("mse_loss"),
+    LossKind.MSE: _pointwise(_nn.mse_loss),
     LossKind.NLL: _nll,
     LossKind.CROSS_ENTROPY: _cross_entropy,
-    LossKind.BCE: _widened(_bce),
-    LossKind.KL_DIV: _kl_div,
-    LossKind.L1: _pointwise("l1_loss"),
-    LossKind.SMOOTH_L1: _smooth_l1,
-    LossKind.HINGE_EMBEDDING: _hinge_embedding,
+    LossKind.BCE: _bce,
+    LossKind.KL_DIV: _pointwise(_kl_div, "log_target", "batchmean"),
+    LossKind.L1: _pointwise(_nn.l1_loss),
+    LossKind.SMOOTH_L1: _pointwise(_smooth_l1, "beta"),
+    LossKind.HINGE_EMBEDDING: _pointwise(_hinge_embedding, "margin", floating=False),
     LossKind.MARGIN_RANKING: _margin_ranking,
+    LossKind.TRIPLET_MARGIN: _triplet_margin,
     LossKind.CTC: _widened(_ctc),
     LossKind.POISSON_NLL: _poisson_nll,
-    LossKind.HUBER: _pointwise("huber_loss", "delta"),
+    LossKind.HUBER: _pointwise(_nn.huber_loss, "delta"),
     LossKind.BCE_WITH_LOGITS: _widened(_bce_with_logits),
+    LossKind.GAUSSIAN_NLL: _gaussian_nll,
+    LossKind.COSINE_EMBEDDING: _cosine_embedding,
     LossKind.MULTI_MARGIN: _multi_margin,
     LossKind.MULTILABEL_MARGIN: _multilabel_margin,
+    LossKind.MULTILABEL_SOFT_MARGIN: _multilabel_soft_margin,
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: _linear_cross_entropy,
 }
