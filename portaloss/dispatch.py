@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,7 @@ def loss(
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
     if arrays.is_tensor(next(iter(given.values()))) and dtype is None:
-        from portaloss.torch_ops import small
-
-        value = small.loss(kind, reduction, given, options)
+        value = _small().loss(kind, reduction, given, options)
         if value is not None:
             return value
     library = arrays.library_of(given)
@@ -64,6 +63,13 @@ def loss(
     if library == arrays.NUMPY:
         return plan.forward_with_gradients(given, ()).value
     return torch_ops.apply(plan, given)
+
+
+@cache
+def _small() -> Any:
+    from portaloss.torch_ops import small
+
+    return small
 
 
 def compiling() -> bool:

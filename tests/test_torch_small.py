@@ -105,10 +105,11 @@ def test_modes_are_not_for_it(monkeypatch):
 
 def test_options_of_a_wrong_type_are_our_errors():
     operands = pair(8)
-    with pytest.raises(TypeError, match="beta must be a number, got True"):
-        functional.smooth_l1_loss(**operands, beta=True)
-    with pytest.raises(TypeError, match="log_target must be a bool, got 1"):
-        functional.kl_div(**operands, reduction="sum", log_target=1)
+    with pytest.raises(TypeError, match="margin must be a number, got 'x'"):
+        functional.hinge_embedding_loss(**operands, margin="x")
+    assert small.loss(LossKind.SMOOTH_L1, "mean", operands, {"beta": 1.0}) is not None
+    assert small.loss(LossKind.SMOOTH_L1, "mean", operands, {"beta": True}) is None
+    assert small.loss(LossKind.KL_DIV, "mean", operands, {"log_target": 1, "batchmean": False}) is None
     with pytest.raises(IndexError, match=r"target\[1\] is 5, expected a class from 0 to 4"):
         functional.nll_loss(torch.zeros(2, 5), torch.tensor([0, 5]))
 

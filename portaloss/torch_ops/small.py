@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
 from portaloss import gradients, targets_mode
+from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 
 #: False sends small tensors the way of all others: for tests and measurements.
@@ -43,6 +44,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _NAMES = ("none", "mean", "sum")
 _REDUCTIONS = {name: number for number, name in enumerate(_NAMES)}
 _NUMBERS = (float, int, bool)
+_BOOLS = {kind: {o.name for o in row.options if isinstance(o.default, bool)} for kind, row in LOSSES.items()}
 
 
 def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[str, Any]) -> Tensor | None:
@@ -58,9 +60,10 @@ def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[s
     number = _REDUCTIONS.get(reduction)
     if way is None or number is None or not enabled or not _ordinary(operands) or _watched():
         return None
-    for value in options.values():
-        if type(value) not in _NUMBERS:
-            return None
+    bools = _BOOLS[kind]
+    for name, value in options.items():
+        if type(value) not in _NUMBERS or (type(value) is bool) != (name in bools):
+            return None  # PyTorch takes True for a number
     try:
         return way(operands, options, number)
     except (RuntimeError, ValueError, LookupError, TypeError):
@@ -186,6 +189,8 @@ def _multi_margin(operands: _Operands, options: Mapping[str, Any], reduction: in
     input, p = operands["input"], options["p"]
     if input.ndim != 2 or input.shape[1] > MARGIN_CLASSES or p not in (1, 2):  # p = 1.5 would be taken for 1
         return None
+    if reduction == 0:  # an item of little more than a kink has lost digits, which a sum of items does not show
+        return None
     value: Tensor = _nn.multi_margin_loss(
         input, operands["target"], p, options["margin"], operands.get("weight"), reduction
     )
@@ -195,7 +200,7 @@ def _multi_margin(operands: _Operands, options: Mapping[str, Any], reduction: in
 def _multilabel_margin(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
     del options
     found = _alike(operands, "input", "target")
-    if found is None or found[0].ndim != 2 or found[0].shape[1] > MARGIN_CLASSES:
+    if found is None or found[0].ndim != 2 or found[0].shape[1] > MARGIN_CLASSES or reduction == 0:
         return None
     value: Tensor = _nn.multilabel_margin_loss(*found, reduction)
     return value
