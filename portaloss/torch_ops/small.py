@@ -155,7 +155,8 @@ def _gaussian_nll(operands: _Operands, options: Mapping[str, Any], reduction: in
     found = _alike(operands, "input", "target", "var")
     if found is None or not all(tensor.is_floating_point() for tensor in found):
         return None
-    return F.gaussian_nll_loss(*found, options["full"], options["eps"], _NAMES[reduction])
+    input, target, var = found
+    return F.gaussian_nll_loss(input, target, var, options["full"], options["eps"], _NAMES[reduction])
 
 
 def _margin_ranking(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
@@ -211,7 +212,8 @@ def _multilabel_soft_margin(operands: _Operands, options: Mapping[str, Any], red
     found = _alike(operands, "input", "target")
     if found is None or not found[1].is_floating_point() or found[1].requires_grad:
         return None  # the target's derivative is a difference of logarithms
-    return F.multilabel_soft_margin_loss(*found, reduction=_NAMES[reduction])
+    input, target = found
+    return F.multilabel_soft_margin_loss(input, target, reduction=_NAMES[reduction])
 
 
 def _cosine_embedding(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
