@@ -22,7 +22,7 @@ class TargetOutOfRangeError(IndexError, RuntimeError):
 
 def dtype_name(array: Any) -> str:
     """``"float32"``, ``"int64"``, ...: for either library."""
-    if arrays.is_tensor(array):
+    if not isinstance(array, np.ndarray) and arrays.is_tensor(array):
         return str(array.dtype).removeprefix("torch.")  # and no cache, which a compiler's tracer would stumble over
     return _name(array.dtype)
 
@@ -34,9 +34,9 @@ def _name(dtype: Any) -> str:
 
 def is_floating(array: Any) -> bool:
     """Whether the array's dtype is one of the four, or another floating dtype."""
-    if arrays.is_tensor(array):
+    if not isinstance(array, np.ndarray) and arrays.is_tensor(array):
         return bool(array.is_floating_point())
-    return "float" in dtype_name(array)
+    return "float" in _name(array.dtype)
 
 
 def distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ def loss(
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
+    if arrays.is_tensor(next(iter(given.values()))) and dtype is None:
+        value = _small().loss(kind, reduction, given, options)
+        if value is not None:
+            return value
     library = arrays.library_of(given)
     device = "cpu" if library == arrays.NUMPY else _device(given)
     if library == arrays.TORCH:
@@ -60,6 +65,13 @@ def loss(
         forward = plan.forward_with_gradients(given, ())
         return forward.value if forward.extras is None else (forward.value, forward.extras)
     return torch_ops.apply(plan, given)
+
+
+@cache
+def _small() -> Any:
+    from portaloss.torch_ops import small
+
+    return small
 
 
 def compiling() -> bool:

@@ -50,6 +50,18 @@ def _token_weight_sum(ignore_index: int, operands: Mapping[str, npt.NDArray[Any]
     return float(each.sum())
 
 
+def is_data(loss: Loss, arranged: Arranged) -> bool:
+    """Whether the divisor depends on the operands' values, and not on their shapes and dtypes alone."""
+    operands = arranged.operands
+    if "normalizer" in operands or "token_weight" in operands:
+        return True
+    if loss.divisor is Divisor.WEIGHT_SUM:
+        return "weight" in operands
+    if loss.divisor is Divisor.CLASS_WEIGHT_SUM:
+        return not is_floating(operands["target"])
+    return loss.divisor is Divisor.TARGET_LENGTHS
+
+
 def counts(loss: Loss, options: Mapping[str, Any], arranged: Arranged) -> npt.NDArray[np.bool_] | None:
     """Which items count at all, in the chapter's shape of items; None where all do.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from portaloss import arrays
 
@@ -31,11 +32,9 @@ class Recorder:
 
     def record(self, plan: Plan, operands: dict[str, Any]) -> Any:
         """Run the loss, with the gradients of the watched arrays among its operands."""
-        from portaloss.plan import differentiable
-
         if self.gradients is not None:
             raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
-        possible = differentiable(plan.loss, operands)
+        possible = plan.differentiable(operands)
         names: list[list[str]] = []
         for array in self._watched:
             found = [name for name, value in operands.items() if value is array]
@@ -43,7 +42,7 @@ class Recorder:
                 if name not in possible:
                     raise ValueError(f"value_and_grad: {name} of {plan.loss.function} has no gradient here")
             names.append(found)
-        wants = tuple(dict.fromkeys(name for found in names for name in found))
+        wants = tuple(dict.fromkeys([name for found in names for name in found]))
         result = plan.forward_with_gradients(operands, wants)
         if result.value.ndim != 0:
             raise ValueError(f"value_and_grad needs a scalar loss, got shape {tuple(result.value.shape)}")
@@ -52,24 +51,14 @@ class Recorder:
             computed = plan.backward(1.0, wants=wants, **operands) if wants else {}
         self.value = result.value
         self.gradients = []
-        for array, found in zip(self._watched, names, strict=True):
+        for found in names:
             if not found:
                 raise ValueError("value_and_grad: an argument to differentiate is not an operand of the loss")
             total = computed[found[0]]
             for name in found[1:]:  # the same array twice, as in mse_loss(x, x)
                 total = total + computed[name]
             self.gradients.append(total)
-            del array
         return self.value if result.extras is None else (self.value, result.extras)
-
-
-@contextmanager
-def _recording(recorder: Recorder) -> Iterator[None]:
-    token = _active.set(recorder)
-    try:
-        yield
-    finally:
-        _active.reset(token)
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -111,10 +100,14 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
             if not -len(args) <= i < len(args):
                 raise ValueError(f"value_and_grad: argnums has {i}, but there are {len(args)} positional arguments")
         watched = [args[i] for i in positions]
-        arrays.library_of({f"argument {i}": value for i, value in zip(positions, watched, strict=True)})
+        if not all(isinstance(array, np.ndarray) for array in watched):
+            arrays.library_of({f"argument {i}": value for i, value in zip(positions, watched, strict=True)})
         recorder = Recorder(watched)
-        with _recording(recorder):
+        token = _active.set(recorder)
+        try:
             value = fn(*args, **kwargs)
+        finally:
+            _active.reset(token)
         if recorder.gradients is None:
             raise ValueError("value_and_grad: the function computes no loss of portaloss")
         if value is not recorder.value:

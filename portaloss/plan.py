@@ -65,6 +65,11 @@ class Plan:
         return self._backend.precision(self)
 
     @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What a backend keeps from call to call, of shapes and dtypes that it has met; never arrays."""
+        return {}
+
+    @cached_property
     def _backend(self) -> backends.Backend:
         return backends.load(self.backend)
 
@@ -120,6 +125,10 @@ class Plan:
             if name not in possible:
                 raise ValueError(f"wants names {name!r}, which has no gradient here; these have: {', '.join(possible)}")
         return self._backend.backward(self, given, upstream, possible if wants is None else tuple(wants))
+
+    def differentiable(self, operands: Mapping[str, Any]) -> tuple[str, ...]:
+        """The operands of a call that have a gradient."""
+        return differentiable(self.loss, operands)
 
     def _operands(self, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         rows = self.loss.operands
@@ -282,10 +291,12 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
 def differentiable(loss: Loss, operands: Mapping[str, Any]) -> tuple[str, ...]:
     """The operands of a call that have a gradient."""
     return tuple(
-        row.name
-        for row in loss.operands
-        if row.name in operands
-        and row.differentiable
-        and is_floating(operands[row.name])
-        and (row.differentiable_with is None or is_floating(operands[row.differentiable_with]))
+        [  # a list is quicker than a generator, and this is part of every small call
+            row.name
+            for row in loss.operands
+            if row.differentiable
+            and row.name in operands
+            and is_floating(operands[row.name])
+            and (row.differentiable_with is None or is_floating(operands[row.differentiable_with]))
+        ]
     )

@@ -28,6 +28,34 @@ def arrange(loss: Loss, options: Options, operands: Operands) -> Arranged:
     return _ARRANGE[loss.kind](options, operands)
 
 
+def depends_on_shapes_alone(kind: LossKind) -> bool:
+    """Whether an arrangement serves other operands too, of the same shapes and dtypes, once their values are checked.
+
+    CTC pads its targets by lengths, which are data.
+    """
+    return kind not in (LossKind.CTC, LossKind.FUSED_LINEAR_CROSS_ENTROPY)
+
+
+def check_values(loss: Loss, options: Options, operands: Operands) -> None:
+    """The checks of ``arrange`` that look at what operands hold, where shapes and dtypes are known to be right.
+
+    Raises:
+        ValueError, RuntimeError, IndexError: as ``arrange`` does.
+    """
+    check = _CHECK_VALUES.get(loss.kind)
+    if check is not None:
+        check(options, operands)
+
+
+_CHECK_VALUES: Mapping[LossKind, Callable[[Options, Operands], None]] = {
+    LossKind.NLL: rowwise.check_classes,
+    LossKind.CROSS_ENTROPY: rowwise.check_classes,
+    LossKind.BCE: pointwise.check_probabilities,
+    LossKind.GAUSSIAN_NLL: pointwise.check_variance,
+    LossKind.MULTI_MARGIN: rowwise.check_margin_class,
+    LossKind.MULTILABEL_MARGIN: rowwise.check_class_set,
+}
+
 _ARRANGE: Mapping[LossKind, Callable[[Options, Operands], Arranged]] = {
     LossKind.MSE: pointwise.weighted,
     LossKind.NLL: rowwise.nll,
@@ -51,4 +79,4 @@ _ARRANGE: Mapping[LossKind, Callable[[Options, Operands], Arranged]] = {
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }
 
-__all__ = ["Arranged", "arrange"]
+__all__ = ["Arranged", "arrange", "check_values", "depends_on_shapes_alone"]

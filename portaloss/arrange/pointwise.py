@@ -70,9 +70,15 @@ def bce(options: Options, operands: Operands) -> Arranged:
         raise RuntimeError(
             f"Found dtype {scalar_type(target)} but expected {scalar_type(input)}: target must have input's dtype"
         )
-    require_unit_interval("input", input)
-    require_unit_interval("target", target)
+    check_probabilities(options, operands)
     return alike(options, operands)
+
+
+def check_probabilities(options: Options, operands: Operands) -> None:
+    """The values of what ``bce`` takes."""
+    del options
+    require_unit_interval("input", operands["input"])
+    require_unit_interval("target", operands["target"])
 
 
 def bce_with_logits(options: Options, operands: Operands) -> Arranged:
@@ -111,10 +117,8 @@ def margin_ranking(options: Options, operands: Operands) -> Arranged:
 
 def gaussian_nll(options: Options, operands: Operands) -> Arranged:
     """A mean, a target, and a variance of one of four forms."""
-    del options
     input, target, var = operands["input"], operands["target"], operands["var"]
-    if var.size and (distinct(var) < 0).any():
-        raise ValueError("var has negative entry/entries")
+    check_variance(options, operands)
     views: dict[str, View] = {}
     if var.shape != input.shape:
         if var.shape == input.shape[:-1] and input.ndim:  # one variance for each row
@@ -132,3 +136,11 @@ def gaussian_nll(options: Options, operands: Operands) -> Arranged:
         axes = len(full) - len(var_shape)
         views["var"] = lambda array: array[(None,) * axes + (..., None)]
     return _align(operands, full, **views)
+
+
+def check_variance(options: Options, operands: Operands) -> None:
+    """The values of the variance of ``gaussian_nll``."""
+    del options
+    var = operands["var"]
+    if var.size and (distinct(var) < 0).any():
+        raise ValueError("var has negative entry/entries")

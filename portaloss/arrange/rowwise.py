@@ -96,10 +96,17 @@ def _classified(options: Options, operands: Operands) -> Arranged:
     soft = is_floating(target)
     if "weight" in operands:
         _require_class_weight(operands["weight"], count, input, soft=soft)
-    if not soft:
-        require_classes_in_range("target", target, count, ignore_index=options["ignore_index"])
+    check_classes(options, operands)
     views, items_shape = _class_target_views(operands)
     return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+
+
+def check_classes(options: Options, operands: Operands) -> None:
+    """The values of class targets of NLL and cross-entropy; distributions may hold any."""
+    input, target = operands["input"], operands["target"]
+    if not is_floating(target):
+        count = input.shape[min(input.ndim - 1, 1)]
+        require_classes_in_range("target", target, count, ignore_index=options["ignore_index"])
 
 
 def _require_class_weight(weight: Array, count: int, input: Array, *, soft: bool) -> None:
@@ -135,7 +142,6 @@ def _class_target_views(operands: Operands) -> tuple[dict[str, View], Shape]:
 
 def multi_margin(options: Options, operands: Operands) -> Arranged:
     """Scores and classes."""
-    del options
     input, target, weight = operands["input"], operands["target"], operands.get("weight")
     require_floating("input", input)
     if weight is not None and weight.ndim != 1:
@@ -153,7 +159,7 @@ def multi_margin(options: Options, operands: Operands) -> Arranged:
     require_integer("target", target)
     if weight is not None:
         require_scalar_type("weight", weight, "input", input)
-    require_classes_in_range("target", target, count, text="target out of range")
+    check_margin_class(options, operands)
     views: dict[str, View] = {
         "input": feature_axis_last(input.ndim),
         "target": row if target.ndim else row_unbatched,
@@ -162,26 +168,36 @@ def multi_margin(options: Options, operands: Operands) -> Arranged:
     return Arranged(apply(operands, views), target.shape, 1, views, views["target"])
 
 
+def check_margin_class(options: Options, operands: Operands) -> None:
+    """The values of the targets of ``multi_margin``."""
+    del options
+    input = operands["input"]
+    count = input.shape[-1] if input.ndim else 1
+    require_classes_in_range("target", operands["target"], count, text="target out of range")
+
+
 def multilabel_margin(options: Options, operands: Operands) -> Arranged:
     """Scores and sets of classes, both (C) or (N, C)."""
-    del options
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
     _require_scores(input)
     if target.shape != input.shape:
         raise RuntimeError(f"inconsistent target size: {list(target.shape)} for input of size: {list(input.shape)}")
     require_integer("target", target)
-    require_classes_in_range(
-        "target",
-        target,
-        input.shape[-1] if input.ndim else 1,
-        padding=True,
-        text="argument #2 'target' is out of range",
-    )
+    check_class_set(options, operands)
     view = feature_axis_last(input.ndim)
     views = {"input": view, "target": view}
     items_shape = input.shape[:-1]
     return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+
+
+def check_class_set(options: Options, operands: Operands) -> None:
+    """The values of the targets of ``multilabel_margin``."""
+    del options
+    input = operands["input"]
+    count = input.shape[-1] if input.ndim else 1
+    text = "argument #2 'target' is out of range"
+    require_classes_in_range("target", operands["target"], count, padding=True, text=text)
 
 
 def _require_scores(input: Array) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan
-from portaloss.torch_ops import autocast, composites, function, library
+from portaloss.torch_ops import autocast, composites, function, library, small
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -75,4 +75,4 @@ def trace(
     return library.call(kind, text, autocast.cast(kind, tensors), options)
 
 
-__all__ = ["apply", "autocast", "composites", "function", "library", "trace"]
+__all__ = ["apply", "autocast", "composites", "function", "library", "small", "trace"]

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss import arrays, targets_mode
-from portaloss.arrange import Arranged, arrange
+from portaloss.arrange import Arranged, arrange, check_values, depends_on_shapes_alone
 from portaloss.backends import Forward
 from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into
 from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.backends.cpu.threads import get_num_threads
-from portaloss.backends.cpu.tiles import TILE, Pass
+from portaloss.backends.cpu.tiles import TILE, Pass, broadcast
 from portaloss.catalogue import Divisor, Domain, Family
 from portaloss.checks import TargetOutOfRangeError
-from portaloss.divisor import counts, divisor
+from portaloss.divisor import counts, divisor, is_data
 from portaloss.kinds import LossKind, LossReduction
 
 if TYPE_CHECKING:
@@ -110,25 +110,28 @@ def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> 
     library = arrays.library_of(operands)
     call = _Call(plan, operands, extras=dict(plan.options).get("return_extras", False))
     if plan.reduction is LossReduction.NONE:
-        items = memory.empty(call.arranged.items_shape, arrays.dtype_of(plan.dtype))
-        call.run(1.0, items=items)
+        items = memory.empty(call.arranged.items_shape, call.dtype)
+        with np.errstate(all="ignore"):
+            call.run(1.0, items=items)
         return Forward(arrays.like(items, library), extras=call.extras(library))
 
-    by = call.divisor()
     early = [name for name in wants if not call.depends_on_total(name)]
     if len(early) < len(wants):
         early = []  # a gradient that needs the loss itself has to wait for the backward pass
     gradients = call.gradients(early)
-    total = call.run(call.scale(by, 1.0), gradients=gradients)
-    value = memory.empty((), arrays.dtype_of(plan.dtype))
+    value = memory.empty((), call.dtype)
     with np.errstate(all="ignore"):
-        narrow_into(np.asarray(call.reduce(total, by)), value)
-    return Forward(
-        arrays.like(value, library),
-        {name: arrays.like(gradient, library) for name, gradient in gradients.items()} if early else None,
-        scalable=all(gradient.dtype.itemsize >= 4 for gradient in gradients.values()),
-        extras=call.extras(library),
-    )
+        by = call.divisor()
+        total = call.run(call.scale(by, 1.0), gradients=gradients)
+        if call.dtype.itemsize >= 4:
+            value[...] = call.reduce(total, by)
+        else:
+            narrow_into(np.asarray(call.reduce(total, by)), value)
+    scalable = True
+    for name, gradient in gradients.items():
+        scalable = scalable and gradient.dtype.itemsize >= 4
+        gradients[name] = arrays.like(gradient, library)
+    return Forward(arrays.like(value, library), gradients if early else None, scalable, call.extras(library))
 
 
 def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
@@ -141,17 +144,18 @@ def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Coll
         shape = call.arranged.items_shape
         if incoming.shape != shape:
             raise ValueError(f"upstream must have the shape of the loss, {shape}, got {incoming.shape}")
-        call.run(call.arranged.items_view(incoming), gradients=gradients)
+        with np.errstate(all="ignore"):
+            call.run(call.arranged.items_view(incoming), gradients=gradients)
     else:
         if incoming.size != 1:
             raise ValueError(f"upstream must be one number, got shape {incoming.shape}")
-        by = call.divisor()
-        offsets = {}
-        if any(call.depends_on_total(name) for name in wants):
-            # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            by = call.divisor()
+            offsets = {}
+            if any(call.depends_on_total(name) for name in wants):
+                # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
                 offsets = {"weight": float(call.reduce(call.run(1.0), by)) / call.repeats("weight")}
-        call.run(call.scale(by, float(incoming.reshape(()))), gradients=gradients, offsets=offsets)
+            call.run(call.scale(by, float(incoming.reshape(()))), gradients=gradients, offsets=offsets)
     return {name: arrays.like(gradient, library) for name, gradient in gradients.items()}
 
 
@@ -169,6 +173,38 @@ def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
     return gradients
 
 
+class _Layout:
+    """What of a call depends on its operands' shapes and dtypes alone. A plan keeps it, for the next call."""
+
+    def __init__(self, plan: Plan, arranged: Arranged) -> None:
+        loss, options, operands = plan.loss, dict(plan.options), arranged.operands
+        self.arranged = arranged.of({})
+        self.dtype = arrays.dtype_of(plan.dtype)
+        self.math = math_dtype(plan.dtype)
+        self.chapter = CHAPTERS[plan.kind]
+        self.chapter_options = {option.name: options[option.name] for option in loss.options if option.changes_items}
+        self.indices = frozenset(
+            operand.name
+            for operand in loss.operands
+            if operand.domain in _INDICES and operand.name in operands and operands[operand.name].dtype.kind in "iu"
+        )
+        #: The shape that the operands broadcast to where it is one tile, else None.
+        self.tile: tuple[int, ...] | None = None
+        if loss.family in (Family.POINTWISE, Family.ROWWISE):
+            shape = broadcast(operands.values())
+            self.tile = shape if prod(shape) <= TILE else None
+        #: What the sum is divided by, where the operands' values have no say in it, else None.
+        self.divisor: float | None = None
+        if plan.reduction is not LossReduction.MEAN:
+            self.divisor = 1.0
+        elif not is_data(loss, arranged):
+            self.divisor = float(divisor(loss, options, arranged))
+
+
+#: Layouts that a plan keeps. Beyond these, as where every batch has another length, it starts anew.
+_KEPT = 256
+
+
 class _Call:
     """One call: the plan, the operands it runs on, and the engine of its family."""
 
@@ -181,18 +217,40 @@ class _Call:
         self._extras: Any = None  # linear cross-entropy's
         self._lost: Array | None = None  # rows with a target out of range, in the chapter's shape of items
         try:
-            self.arranged: Arranged = arrange(plan.loss, self._options, self._given)
+            self.arranged, self._layout = self._arrange()
         except TargetOutOfRangeError:
             if targets_mode.mode("raise") == "raise":
                 raise
             within, lost = targets_mode.set_apart(plan.loss, self._options, self._given)
             self.arranged = arrange(plan.loss, self._options, within)
+            self._layout = _Layout(plan, self.arranged)
             self._lost = self.arranged.items_view(lost.reshape(self.arranged.items_shape))
+
+    def _arrange(self) -> tuple[Arranged, _Layout]:
+        """The operands, checked and arranged: of shapes met before, only their values are looked at."""
+        loss, given, kept = self._loss, self._given, self._plan.kept
+        key = (*given, *[(array.shape, array.dtype) for array in given.values()])
+        layout: _Layout | None = kept.get(key)
+        if layout is not None:
+            check_values(loss, self._options, given)
+            return layout.arranged.of(given), layout
+        arranged = arrange(loss, self._options, given)
+        layout = _Layout(self._plan, arranged)
+        if depends_on_shapes_alone(loss.kind):
+            if len(kept) >= _KEPT:
+                kept.clear()
+            kept[key] = layout
+        return arranged, layout
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The loss's."""
+        return self._layout.dtype
 
     def divisor(self) -> float | Array:
         """What the sum is divided by: 1 unless the reduction is mean."""
-        if self._plan.reduction is not LossReduction.MEAN:
-            return 1.0
+        if self._layout.divisor is not None:
+            return self._layout.divisor
         by = divisor(self._loss, self._options, self.arranged)
         fixed = {"weight", "normalizer"} & self._given.keys()
         if self._lost is not None and self._loss.divisor is Divisor.CLASS_WEIGHT_SUM and not fixed:
@@ -221,6 +279,8 @@ class _Call:
 
     def reduce(self, total: float | Array, by: float | Array) -> np.float64:
         """The loss, from the sum of the items or, for divisors of one an item, the items."""
+        if isinstance(total, float) and isinstance(by, float):
+            return np.float64(total) / by
         return np.float64(np.sum(total / np.asarray(by)))
 
     def depends_on_total(self, name: str) -> bool:
@@ -246,11 +306,13 @@ class _Call:
         gradients: Mapping[str, Array] | None = None,
         offsets: Mapping[str, float] | None = None,
     ) -> Any:
-        """Fill ``items`` and ``gradients``; returns the sum of the items, or the items where each has a divisor."""
-        with np.errstate(all="ignore"):
-            if self._lost is None:
-                return self._run(upstream, items, gradients or {}, offsets or {})
-            return self._run_without_lost(upstream, items, gradients or {}, self._lost)
+        """Fill ``items`` and ``gradients``; returns the sum of the items, or the items where each has a divisor.
+
+        The caller sees to it that overflow and the like, which are part of the answer, raise no warnings.
+        """
+        if self._lost is None:
+            return self._run(upstream, items, gradients or {}, offsets or {})
+        return self._run_without_lost(upstream, items, gradients or {}, self._lost)
 
     def _run_without_lost(
         self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array], lost: Array
@@ -278,34 +340,29 @@ class _Call:
         gradients: Mapping[str, Array],
         offsets: Mapping[str, float],
     ) -> Any:
-        arranged = self.arranged
+        arranged, layout = self.arranged, self._layout
         if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
             return self._run_linear(upstream, items, gradients)
         views = {name: arranged.view(name, gradient) for name, gradient in gradients.items()}
-        math = math_dtype(self._plan.dtype)
-        chapter = CHAPTERS[self._plan.kind]
-        options = {option.name: self._options[option.name] for option in self._loss.options if option.changes_items}
         items_view = None if items is None else arranged.items_view(items)
         if self._loss.family is Family.CTC:
-            return ctc.run(chapter, arranged.operands, options, math, upstream, items_view, views.get("log_probs"))
-        indices = frozenset(
-            operand.name
-            for operand in self._loss.operands
-            if operand.domain in _INDICES and arranged.operands[operand.name].dtype.kind in "iu"
-        )
-        return Pass(
-            chapter,
+            options = layout.chapter_options
+            gradient = views.get("log_probs")
+            return ctc.run(layout.chapter, arranged.operands, options, layout.math, upstream, items_view, gradient)
+        tiles = Pass(
+            layout.chapter,
             arranged.operands,
-            options,
-            math,
-            indices,
+            layout.chapter_options,
+            layout.math,
+            layout.indices,
             arranged.axis,
             items_view,
             views,
             upstream,
             offsets,
             sparse=_SPARSE.get(self._plan.kind, ""),
-        ).run()
+        )
+        return tiles.run() if layout.tile is None else tiles.run_single(layout.tile)
 
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
         from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without

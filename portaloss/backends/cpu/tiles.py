@@ -57,18 +57,14 @@ class Pass:
 
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
-        arrays = self._arrays()
         shape = broadcast(self.operands.values())
         # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
         limit = TILE if not self.sparse or self.axis is None else TILE * min(shape[self.axis], 64)
         if prod(shape) <= limit:
             with np.errstate(all="ignore"):
-                total, partials = self._tile(arrays, shape, self._summed(arrays, shape))
-            for name, partial in partials.items():
-                narrow_into(partial, self.gradients[name])
-            return total
+                return self.run_single(shape)
 
-        shape, arrays = merge_axes(shape, arrays, self.axis)
+        shape, arrays = merge_axes(shape, self._arrays(), self.axis)
         tiles = Tiles(shape, self.axis, limit)
         summed = self._summed(arrays, shape)
         sums = OrderedSum({name: arrays["gradient", name].shape for name in summed})
@@ -85,6 +81,14 @@ class Pass:
         for name, accumulated in sums.sums().items():
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total()
+
+    def run_single(self, shape: Shape) -> float:
+        """As ``run``, where the operands are known to broadcast to this shape and to be one tile."""
+        arrays = self._arrays()
+        total, partials = self._tile(arrays, shape, self._summed(arrays, shape))
+        for name, partial in partials.items():
+            narrow_into(partial, self.gradients[name])
+        return total
 
     def _summed(self, arrays: Arrays, shape: Shape) -> frozenset[str]:
         """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
