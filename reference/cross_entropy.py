@@ -169,7 +169,7 @@ def _hard(
     # an ignored row looks up class 0, and what it found is dropped
     t = (np.where(counted, t, 0) if some_ignored else t).astype(np.intp, copy=False)
     own: Array | float = 1.0 if w is None else w[0][t]  # w[t]
-    softmax = _softmax(x, t, alone=s == 0.0)
+    softmax = _softmax(x, t, alone=s == 0.0 and z_loss == 0.0)
 
     loss = softmax.cost
     if w is not None:
@@ -181,7 +181,7 @@ def _hard(
         total = classes if w is None else sum_rows(w)
         loss *= 1.0 - s
         loss += (s / classes) * (sum_rows(others) + softmax.log_sum * total)
-    level: Array | None = None  # 2 ζ lse
+    level: Array | float | None = None  # 2 ζ lse
     if z_loss > 0.0:
         lse = softmax.maximum + softmax.log_sum
         loss += z_loss * lse * lse
@@ -218,7 +218,7 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float,
     costs = softmax.maximum - x
     costs += softmax.log_sum
     loss = sum_rows(factors * costs)
-    level: Array | None = None
+    level: Array | float | None = None
     if z_loss > 0.0:
         lse = softmax.maximum + softmax.log_sum
         loss += z_loss * lse * lse
@@ -309,7 +309,7 @@ def _slope(
     factors: Array | float | None,
     own: Array | float,
     factor_sum: Array | float,
-    level: Array | None = None,
+    level: Array | float | None = None,
 ) -> Array:
     """V p - v, written over the terms. ``own`` is v at the class taken out; ``factors`` is v elsewhere, None for 0.
 

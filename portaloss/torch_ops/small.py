@@ -250,9 +250,14 @@ def _cross_entropy(operands: _Operands, options: Mapping[str, Any], reduction: i
     return _classified(input, target, operands.get("weight"), options["ignore_index"], reduction)
 
 
+_EXTENSIONS = frozenset({"token_weight", "normalizer", "softcap", "z_loss", "return_extras"})
+
+
 def _linear_cross_entropy(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
     input, matrix, target = (operands[name] for name in ("input", "linear_weight", "target"))
     bias = operands.get("linear_bias")
+    if operands.keys() & _EXTENSIONS or any(options.get(name) for name in _EXTENSIONS):
+        return None  # PyTorch does not have it
     if input.ndim != 2 or matrix.ndim != 2 or target.is_floating_point() or options["label_smoothing"]:
         return None
     if bias is not None and bias.shape != matrix.shape[:1]:  # a linear layer would broadcast it
