@@ -40,6 +40,9 @@ _modes: Any = torch._C
 _Operands = Mapping[str, Any]
 _Way = Callable[[_Operands, Mapping[str, Any], int], Tensor | None]
 
+#: Kinds whose gradient PyTorch cannot differentiate again, as ours can be: theirs are taken where none is wanted.
+_ONCE = frozenset({LossKind.CTC, LossKind.MULTI_MARGIN, LossKind.MULTILABEL_MARGIN})
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 _NAMES = ("none", "mean", "sum")
 _REDUCTIONS = {name: number for number, name in enumerate(_NAMES)}
@@ -59,6 +62,8 @@ def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[s
     way = _WAYS.get(kind)
     number = _REDUCTIONS.get(reduction)
     if way is None or number is None or not enabled or not _ordinary(operands) or _watched():
+        return None
+    if kind in _ONCE and torch.is_grad_enabled() and any(value.requires_grad for value in operands.values()):
         return None
     bools = _BOOLS[kind]
     for name, value in options.items():
