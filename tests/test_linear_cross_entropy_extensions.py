@@ -198,7 +198,7 @@ def test_max_memory_bounds_the_scratch():
         peaks[max_memory] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     logits = 2048 * 4096 * 4
-    # half of the memory is for chunks of logits; the rest are tiles, 256 KiB each and a few a thread
+    # three quarters of the memory are for chunks of logits; the rest are tiles, 256 KiB each and a few a thread
     assert peaks[1 << 20] < peaks[8 << 20] < logits / 2
     assert peaks[8 << 20] - peaks[1 << 20] < 8 << 20
 

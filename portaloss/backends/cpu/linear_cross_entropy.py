@@ -27,13 +27,13 @@ from portaloss.reference.fused_linear_cross_entropy import soft_cap
 Array = npt.NDArray[Any]
 
 #: Bytes of scratch that chunks are sized for.
-MAX_MEMORY = 32 * 2**20
+MAX_MEMORY = 64 * 2**20
 
 #: A chunk has at least this many rows, whatever the memory: a thinner product reads a weight for too little work.
 MIN_ROWS = 8
 
 #: A bound on the tile-sized temporaries that a tile of cross-entropy, or a cast, holds at once. A test measures it.
-TEMPORARIES = 14
+TEMPORARIES = 18
 
 
 #: Tiles whose parts of the class weights' gradient are kept at once.
@@ -107,8 +107,11 @@ def _row_size(hidden: int, classes: int) -> int:
 
 
 def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory: int) -> int:
-    """Rows in a chunk: half of the memory is for them. All chunks are of a size, but for what is left over."""
-    most = max(MIN_ROWS, max_memory // 2 // max(1, _row_size(hidden, classes) * itemsize))
+    """Rows in a chunk: three quarters of the memory are for them. All chunks are of a size, but for what is left over.
+
+    Each chunk reads the weight twice and its gradient once, from main memory: the more rows, the fewer times.
+    """
+    most = max(MIN_ROWS, max_memory * 3 // 4 // max(1, _row_size(hidden, classes) * itemsize))
     chunks = -(-rows // most)
     return -(-rows // chunks) if chunks else 0
 
@@ -221,7 +224,7 @@ class _Call:
 
         g = logits
         if "linear_weight" in self._wants:
-            _accumulate(g, x, self._weight_sum, first=first)
+            _multiply(g.T, x, self._weight_sum, add=not first)
         if "input" in self._wants:
             gradient = self._gradients["input"][rows]
             if gradient.dtype == self._math:
@@ -310,7 +313,7 @@ class _Matrix:
     def forward(self, x: Array, out: Array) -> None:
         """x Wᵀ."""
         if self._direct:
-            np.matmul(x, self._weight.T, out=out)
+            _multiply(x, self._weight.T, out)
             return
         for columns, block in self._blocks():
             np.matmul(x, block.T, out=out[:, columns])
@@ -318,7 +321,7 @@ class _Matrix:
     def backward(self, g: Array, out: Array) -> None:
         """g W."""
         if self._direct:
-            np.matmul(g, self._weight, out=out)
+            _multiply(g, self._weight, out)
             return
         part = np.empty_like(out)
         out[...] = 0.0
@@ -336,15 +339,29 @@ class _Matrix:
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
 
-def _accumulate(g: Array, x: Array, total: Array, *, first: bool) -> None:
-    """total += gᵀ x, in place: BLAS adds to what it finds. With ``first`` nothing is found yet.
+def _multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+    """out = a b, or out += a b, in place: BLAS adds to what it finds.
 
-    BLAS stores matrices column by column. Seen so, all three are the transposes of what they are here, and none has to
-    be copied.
+    All by SciPy's BLAS, which adds in place as NumPy's interface cannot. NumPy may have one of its own, and then
+    threads of its own: they go on waiting for work, on all cores, for some time after a product. Where the two take
+    turns a product takes three times as long.
     """
-    if total.size:
-        gemm = sgemm if total.dtype == np.float32 else dgemm
-        gemm(1.0, x.T, g.T, beta=0.0 if first else 1.0, c=total.T, trans_b=1, overwrite_c=1)
+    if not out.flags.c_contiguous:
+        np.matmul(a, b, out=out)
+        return
+    if not out.size or not a.shape[1]:
+        if not add:
+            out[...] = 0.0
+        return
+    gemm = sgemm if out.dtype == np.float32 else dgemm
+    # BLAS stores matrices column by column: seen so, all three are the transposes of what they are here
+    (first, trans_a), (second, trans_b) = _as_columns(b), _as_columns(a)
+    gemm(1.0, first, second, float(add), out.T, trans_a=trans_a, trans_b=trans_b, overwrite_c=1)
+
+
+def _as_columns(matrix: Array) -> tuple[Array, int]:
+    """The transpose without a copy: a view that is stored by columns, and whether BLAS is to transpose it again."""
+    return (matrix.T, 0) if matrix.flags.c_contiguous else (matrix, 1)
 
 
 def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
