@@ -121,7 +121,7 @@ def linear_cross_entropy(
             to token weights, multiply items of reduction none.
         normalizer: what the mean divides by instead, a number or an array of one, which may be on the device: the
             tokens of all the batches whose gradients are added up, say.
-        max_memory: bytes of scratch, beyond the loss and the gradients, that the parts are sized for; by default 64 MiB
+        max_memory: bytes of scratch, beyond the loss and the gradients, that the parts are sized for; by default 48 MiB
             on a CPU and 1 GiB on a GPU. A part has at least one row on a GPU, and 8 on a CPU, however small it is.
         return_extras: also return what is known of each row, which costs no second pass (under torch.compile it does).
 

@@ -27,7 +27,7 @@ from portaloss.reference.fused_linear_cross_entropy import soft_cap
 Array = npt.NDArray[Any]
 
 #: Bytes of scratch that chunks are sized for.
-MAX_MEMORY = 64 * 2**20
+MAX_MEMORY = 48 * 2**20
 
 #: A chunk has at least this many rows, whatever the memory: a thinner product reads a weight for too little work.
 MIN_ROWS = 8
