@@ -263,7 +263,6 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     token_weight and normalizer where it is called.
     """
 
-    #: For modules that PyTorch's class has pickled.
     softcap: float | None = None
     z_loss: float = 0.0
     max_memory: int | None = None
@@ -301,8 +300,10 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
             label_smoothing=label_smoothing,
             options=options,
         )
-        self.softcap, self.z_loss = softcap, z_loss
-        self.max_memory, self.return_extras = max_memory, return_extras
+        given = {"softcap": softcap, "z_loss": z_loss, "max_memory": max_memory, "return_extras": return_extras}
+        for name, value in given.items():
+            if value != getattr(type(self), name):  # else the state is PyTorch's
+                setattr(self, name, value)
 
     def forward(
         self,

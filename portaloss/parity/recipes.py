@@ -148,8 +148,8 @@ def _rowwise(loss: Loss) -> list[Recipe]:
     if any(row.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for row in loss.operands[1:]):
         made.append(Recipe("int32-targets", (5, 7), integers="int32"))
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
-        # products that add 2000 terms; "beyond-chunks" has many chunks of them
-        made.append(Recipe("long-products", (2051, 2053), present=every, ignored="some"))
+        # more rows than a chunk of the cpu backend has
+        made.append(Recipe("chunks", (2051, 2053), present=every, ignored="some"))
         made += _extensions(loss)
     if any(option.name == "ignore_index" for option in loss.options):
         made += _ignored(every)

@@ -6,6 +6,7 @@ import pytest
 
 from portaloss.catalogue import LOSSES
 from portaloss.parity import eager, run
+from portaloss.plan import make_plan
 
 from . import driver_mutants  # noqa: F401  # adds to MUTANTS
 from .mutants import MUTANTS
@@ -17,6 +18,19 @@ SUBSET = sorted({(one.kind, one.dtype) for one in MUTANTS})
 def _without_torch(monkeypatch):
     """PyTorch's error is not asked for here, and takes half of the time."""
     monkeypatch.setattr(eager, "installed", lambda: False)
+
+
+def _forget_plans():
+    """Plans keep what depends on shapes alone, and a mutant's must not outlive it."""
+    run._plan.cache_clear()
+    make_plan.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _plans_of_its_own():
+    _forget_plans()
+    yield
+    _forget_plans()
 
 
 def outcome(kind, dtype):

@@ -32,6 +32,10 @@ MAX_MEMORY = 48 * 2**20
 #: A chunk has at least this many rows, whatever the memory: a thinner product reads a weight for too little work.
 MIN_ROWS = 8
 
+#: And no more than this many: BLAS adds a chunk's terms of the weight's gradient one after another, and a sum of sums
+#: is off by less.
+MAX_ROWS = 1024
+
 #: A bound on the tile-sized temporaries that a tile of cross-entropy, or a cast, holds at once. A test measures it.
 TEMPORARIES = 18
 
@@ -111,7 +115,8 @@ def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory:
 
     Each chunk reads the weight twice and its gradient once, from main memory: the more rows, the fewer times.
     """
-    most = max(MIN_ROWS, max_memory * 3 // 4 // max(1, _row_size(hidden, classes) * itemsize))
+    fit = max_memory * 3 // 4 // max(1, _row_size(hidden, classes) * itemsize)
+    most = min(max(MIN_ROWS, fit), MAX_ROWS)
     chunks = -(-rows // most)
     return -(-rows // chunks) if chunks else 0
 
