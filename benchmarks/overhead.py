@@ -31,6 +31,7 @@ import portaloss
 from portaloss import functional as ours
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
+from portaloss.parity.machine import processor
 from portaloss.torch_ops import composites
 
 warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss by both")  # of kl_div, from both
@@ -218,15 +219,6 @@ def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """The processor's name, as far as this system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

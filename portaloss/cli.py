@@ -129,11 +129,12 @@ def _parity(args: argparse.Namespace) -> int:
 
 def _merge(args: argparse.Namespace) -> int:
     from portaloss.parity import rows
+    from portaloss.reports import ReportError
 
     _check_targets(args)
     try:
         reports = [rows.read(path) for path in args.reports]
-    except (OSError, rows.ReportError) as error:
+    except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
     merged, notes = rows.merge(reports)
     for note in notes:

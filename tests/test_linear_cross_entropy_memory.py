@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from portaloss.bench import cases, memory
 from portaloss.functional import linear_cross_entropy
+from portaloss.kinds import LossKind
 
 needs_pytorchs = pytest.mark.skipif(
     not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="this PyTorch has no chunked path"
 )
 
-#: Prints the bytes of the largest resident size of a forward and a backward pass, beyond what was there before and the
-#: gradients. Run in a process of its own, since a process's largest size does not come down.
-MEASURE = """
-import sys, torch
-from portaloss.functional import linear_cross_entropy as ours
-from torch.nn.functional import linear_cross_entropy as pytorchs
-which = {"ours": ours, "pytorchs": pytorchs}[sys.argv[1]]
-def resident(key):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
-def run(rows, features, classes):
-    x = torch.zeros(rows, features).uniform_(-1, 1).requires_grad_()
-    w = torch.zeros(classes, features).uniform_(-0.1, 0.1).requires_grad_()
-    t = torch.arange(rows) % classes
-    before = resident("VmRSS")
-    gradients = torch.autograd.grad(which(x, w, t), (x, w))
-    return resident("VmHWM") - before - sum(gradient.nbytes for gradient in gradients)
-run(16, 1024, 256)  # libraries' threads and buffers
-print(run(2048, 1024, 32000))
-"""
 
-
-def peak(which):
-    done = subprocess.run([sys.executable, "-c", MEASURE, which], capture_output=True, text=True, check=True)
-    return int(done.stdout)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="elsewhere a peak is that of a process's life")
 @pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this PyTorch does not have it")
 def test_memory_beyond_the_gradients_is_an_eighth_of_pytorchs():
     """2048 rows, 1024 features, 32000 classes: the logits alone are 250 MiB, and PyTorch has them more than once."""
-    ours, pytorchs = peak("ours"), peak("pytorchs")
-    assert pytorchs > 2 * 2048 * 32000 * 4
+    kind = LossKind.FUSED_LINEAR_CROSS_ENTROPY
+    rows, features, classes = shape = cases.shape_of(kind, "large")
+    assert shape == (2048, 1024, 32000)
+    spec = cases.Spec(kind, "float32", "large", shape)
+    gradients = (rows + classes) * features * 4
+    ours, pytorchs = (
+        memory.peak_extra(spec, name, 2)["forward_backward"] - gradients for name in ("portaloss", "eager")
+    )
+    assert pytorchs > 2 * rows * classes * 4
     assert ours < pytorchs / 8, f"{ours / 2**20:.0f} MiB to {pytorchs / 2**20:.0f}"
 
 

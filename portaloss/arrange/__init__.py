@@ -31,7 +31,7 @@ def arrange(loss: Loss, options: Options, operands: Operands) -> Arranged:
 def depends_on_shapes_alone(kind: LossKind) -> bool:
     """Whether an arrangement serves other operands too, of the same shapes and dtypes, once their values are checked.
 
-    CTC pads its targets by lengths, which are data.
+    CTC pads its targets by lengths, which are data. What is checked of linear cross-entropy costs little beside it.
     """
     return kind not in (LossKind.CTC, LossKind.FUSED_LINEAR_CROSS_ENTROPY)
 

@@ -100,10 +100,11 @@ def _growth(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     from portaloss.bench import compare, rows
+    from portaloss.reports import ReportError
 
     try:
         before, after = rows.read(args.before), rows.read(args.after)
-    except (OSError, rows.ReportError) as error:
+    except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
     if not compare.common(before, after):
         raise UsageError(f"{args.before} and {args.after} have no row in common")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from portaloss import reports
 from portaloss.bench.contenders import OURS
-from portaloss.parity.rows import write_text
 
 #: Raised when the meaning of a field changes: reports of another format are not compared.
 FORMAT = 1
@@ -104,10 +104,6 @@ def geometric_means(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return means
 
 
-class ReportError(ValueError):
-    """A file that is no benchmark report of this format."""
-
-
 @dataclass(frozen=True)
 class Report:
     """What ran where, and the rows."""
@@ -116,7 +112,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Write it as JSON. A reader finds the whole report or none: it is renamed into place."""
+        """Write it as JSON."""
         rows = [
             {
                 **asdict(row),
@@ -126,7 +122,7 @@ class Report:
             for row in self.rows
         ]
         report = {"format": FORMAT, **self.about, "geometric_means": geometric_means(self.rows), "rows": rows}
-        write_text(path, json.dumps(report, indent=1) + "\n")
+        reports.write_text(path, json.dumps(report, indent=1) + "\n")
 
 
 def read(path: Path) -> Report:
@@ -136,15 +132,7 @@ def read(path: Path) -> Report:
         ReportError: it is no report, or one of another format.
         OSError: it cannot be read.
     """
-    known = {one.name for one in fields(Row)}
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report.pop("format") != FORMAT:
-            raise ReportError(f"{path}: a report of another format; this release reads {FORMAT}")
-        rows = [Row(**{name: value for name, value in row.items() if name in known}) for row in report.pop("rows")]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path}: not a benchmark report ({type(error).__name__}: {error})") from error
-    return Report(report, rows)
+    return Report(*reports.read(path, Row, FORMAT, "benchmark"))
 
 
 def failed(rows: Sequence[Row]) -> list[Row]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
-from portaloss.parity.rows import Row, write_text
+from portaloss.parity.rows import Row
+from portaloss.reports import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from portaloss import reports
 
 #: Raised when the meaning of a field changes: reports of another format are not merged.
 FORMAT = 1
@@ -54,29 +54,10 @@ class Row:
         return (self.sku, self.backend, self.device, json.dumps(self.versions, sort_keys=True))
 
 
-class ReportError(ValueError):
-    """A file that is no report of this format."""
-
-
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Write a report as JSON. A reader finds the whole report or none: it is renamed into place."""
+    """Write a report as JSON."""
     report = {"format": FORMAT, "rows": [{**asdict(row), "passed": row.passed} for row in rows]}
-    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # a temporary file is its owner's alone; a report is for others
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    reports.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> list[Row]:
@@ -86,14 +67,7 @@ def read(path: Path) -> list[Row]:
         ReportError: it is no report, or one of another format.
         OSError: it cannot be read.
     """
-    known = {one.name for one in fields(Row)}
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report["format"] != FORMAT:
-            raise ReportError(f"{path}: the report's format is {report['format']}, this release reads {FORMAT}")
-        return [Row(**{name: value for name, value in row.items() if name in known}) for row in report["rows"]]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path}: not a parity report ({type(error).__name__}: {error})") from error
+    return reports.read(path, Row, FORMAT, "parity")[1]
 
 
 def merge(reports: Iterable[Sequence[Row]]) -> tuple[list[Row], list[str]]:

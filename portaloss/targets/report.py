@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from portaloss.parity import report as parity
-from portaloss.parity.rows import write_text
+from portaloss.reports import write_text
 
 #: Raised when the meaning of a field changes.
 FORMAT = 1

@@ -31,7 +31,7 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Any:
                 f"The function '{plan.loss.function}' is not differentiable with respect to argument '{row.name}'. "
                 "This input cannot have requires_grad True."
             )
-    result = _Loss.apply(plan, tuple(operands), *operands.values())  # type: ignore[no-untyped-call]
+    result = _Loss.apply(plan, tuple(operands), *operands.values())  # type: ignore[no-untyped-call]  # torch's own
     return (result[0], result[1:]) if isinstance(result, tuple) else result
 
 

@@ -11,6 +11,7 @@ import pytest
 from portaloss.bench import compare, growth, rows
 from portaloss.bench.rows import Report, Row
 from portaloss.kinds import LossKind
+from portaloss.reports import ReportError
 
 ABOUT = {
     "versions": {"torch": "2", "portaloss": "1"},
@@ -61,7 +62,7 @@ def test_what_is_no_report(tmp_path):
     path = tmp_path / "a.json"
     for text in ("", "[]", '{"format": 1}', '{"format": 99, "rows": []}', '{"format": 1, "rows": [{"kind": "mse"}]}'):
         path.write_text(text)
-        with pytest.raises(rows.ReportError, match=r"a\.json"):
+        with pytest.raises(ReportError, match=r"a\.json"):
             rows.read(path)
 
 

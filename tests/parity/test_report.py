@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from portaloss.parity import report
-from portaloss.parity.rows import FORMAT, ReportError, Row, merge, read, summary, write
+from portaloss.parity.rows import FORMAT, Row, merge, read, summary, write
+from portaloss.reports import ReportError
 
 
 def row(sku="huber-float32-none-forward", status="passed", **changes):

@@ -262,8 +262,7 @@ class _Call:
         """What linear cross-entropy found out about each row, if it was asked to."""
         if self._extras is None:
             return None
-        found = (getattr(self._extras, name) for name in ("log_probs", "entropy", "accuracy", "logsumexp"))
-        return tuple(arrays.like(array.reshape(self.arranged.items_shape), library) for array in found)
+        return tuple(arrays.like(array.reshape(self.arranged.items_shape), library) for array in self._extras)
 
     def scale(self, by: float | Array, upstream: float) -> float | Array:
         """What derivatives are multiplied by: a number, or one for each item."""

@@ -7,14 +7,13 @@ takes the logits' place. The products before and after are the BLAS library's, w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg.blas import dgemm, sgemm  # type: ignore[import-untyped]  # scipy ships no types
-from scipy.special import entr  # type: ignore[import-untyped]
+from scipy.special import entr  # type: ignore[import-untyped]  # the same
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
@@ -121,8 +120,7 @@ def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory:
     return -(-rows // chunks) if chunks else 0
 
 
-@dataclass(frozen=True)
-class Extras:
+class Extras(NamedTuple):
     """What else is known of each row when its logits are there, (N, ...) each; in the math dtype."""
 
     log_probs: Array
