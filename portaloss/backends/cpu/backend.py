@@ -17,7 +17,7 @@ from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into
 from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.backends.cpu.threads import get_num_threads
-from portaloss.backends.cpu.tiles import TILE, Pass, broadcast
+from portaloss.backends.cpu.tiles import TILE, Pass, broadcast, tile_size
 from portaloss.catalogue import Divisor, Domain, Family
 from portaloss.checks import TargetOutOfRangeError
 from portaloss.divisor import counts, divisor, is_data
@@ -90,12 +90,13 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], math)
     full = max(prod(shape) for shape in shapes.values())
-    row = 1
+    row, axis = 1, None
     if plan.loss.family is Family.ROWWISE:
+        axis = 1
         first = shapes[plan.loss.operands[0].name]
         last = plan.loss.operands[1].domain is not Domain.CLASS_INDEX or len(first) < 2
         row = (first[-1] if last else first[1]) if first else 1
-    tile = min(max(TILE, row), full)
+    tile = min(max(tile_size(full, axis), row), full)
     accumulators = sum(8 * prod(shape) for shape in shapes.values())
     return get_num_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
 

@@ -30,8 +30,13 @@ Slices = tuple[slice, ...]
 #: Keyed by role (operand, gradient, items, upstream) and the operand's name.
 Arrays = Mapping[tuple[str, str], Array]
 
-#: Elements in a tile: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
+#: Elements in a tile, at least: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
 TILE = 65536
+
+#: Elements in a tile of large work, pointwise and rowwise. Between two operations on its tile a thread holds Python's
+#: lock, and where another finds it taken, it sleeps: to wake it takes longer than to compute many elements. So threads
+#: need tiles on which they are busy for long, even where their temporaries leave the L2 cache for the L3.
+POINTWISE, ROWWISE = 4 * TILE, 8 * TILE
 
 #: Items that are added in their own dtype before float64 takes over; of no more than MANY, none are.
 RUN, MANY = 128, 2048
@@ -58,8 +63,10 @@ class Pass:
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         shape = broadcast(self.operands.values())
-        # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
-        limit = TILE if not self.sparse or self.axis is None else TILE * min(shape[self.axis], 64)
+        limit = tile_size(prod(shape), self.axis)
+        if self.sparse and self.axis is not None:
+            # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
+            limit = TILE * min(shape[self.axis], 64)
         if prod(shape) <= limit:
             with np.errstate(all="ignore"):
                 return self.run_single(shape)
@@ -156,6 +163,11 @@ def keep_freed_memory() -> None:
     thresholds follow the largest so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
     """
     np.empty(31 << 20, np.uint8)
+
+
+def tile_size(elements: int, axis: int | None) -> int:
+    """Elements in a tile of work on so many, with that class axis: of some size, but at least eight tiles."""
+    return min(max(TILE, elements // 8), POINTWISE if axis is None else ROWWISE)
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
