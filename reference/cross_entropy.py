@@ -124,7 +124,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from portaloss.reference.nll import divisor
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 #: Rows with no logit beyond this need no maximum: exp(2 PLAIN), times any number of classes, is far from overflow.
@@ -202,7 +202,14 @@ def _hard(
             own_factor, factor_sum = own_factor * counts, factor_sum * counts
             factors = None if factors is None else factors * counts
             level = None if level is None else level * counts
-        derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
+        if factors is None and level is None:
+            # V p - v is V/Σ times e, but for -r at the target
+            slope = softmax.terms
+            slope.reshape(-1, order="A")[softmax.place] = -softmax.rest
+            share = factor_sum / (softmax.rest + softmax.term).astype(np.float64)
+            derivatives["input"] = Scaled(unrows(slope, input), share.reshape(target.shape))
+        else:
+            derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
 
     return loss.reshape(target.shape), derivatives
 

@@ -225,6 +225,7 @@ def magnitudes(
 
     The 1 is Z itself where the labels are all but certain: log Z near 0 knows no more digits than Z near 1 has.
     """
+    items: Array
     items, derivatives = ctc(log_probs, targets, input_lengths, target_lengths, blank=blank, wants=("log_probs",))
     counts = np.arange(len(log_probs))[:, None, None] < np.asarray(input_lengths)[:, None]
     item_terms: Array = np.abs(items) + 1.0

@@ -68,7 +68,7 @@ from __future__ import annotations
 
 import math
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, log, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, log, np
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -101,7 +101,7 @@ def gaussian_nll(
     if "input" in wants:
         derivatives["input"] = z
     if "target" in wants:
-        derivatives["target"] = -z
+        derivatives["target"] = Scaled(z, -1.0)
     if "var" in wants:
         slope = 1 / v - z * z
         slope *= 0.5

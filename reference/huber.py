@@ -61,7 +61,7 @@ Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of M
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 
 
 def huber(input: Array, target: Array, weight: Array | None = None, *, delta: float = 1.0, wants: Wants = ()) -> Terms:
@@ -79,16 +79,16 @@ def huber(input: Array, target: Array, weight: Array | None = None, *, delta: fl
     c = np.clip(e, -delta, delta)
 
     e -= 0.5 * c  # in place: a tile and its temporaries share the cache
-    e *= c
-    loss = e
+    if weight is not None:
+        e *= c
     if "weight" in wants:
-        derivatives["weight"] = loss
+        derivatives["weight"] = e
 
     if "input" in wants or "target" in wants:
         slope = c if weight is None else c * weight
         if "input" in wants:
             derivatives["input"] = slope
         if "target" in wants:
-            derivatives["target"] = -slope
+            derivatives["target"] = Scaled(slope, -1.0)
 
-    return (loss if weight is None else loss * weight), derivatives
+    return Scaled(e, c if weight is None else weight), derivatives

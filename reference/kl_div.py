@@ -87,7 +87,7 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, exp, log, np
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -104,7 +104,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
         probability = exp(target)
         loss = probability * (target - input)
         if "input" in wants:
-            derivatives["input"] = -probability
+            derivatives["input"] = Scaled(probability, -1.0)
         if "target" in wants:
             derivatives["target"] = loss + probability
         return loss, derivatives
@@ -112,7 +112,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     zero = target == 0
     log_t = log(target + zero if zero.any() else target)  # the sum with a mask takes as long as the logarithm
     if "input" in wants:
-        derivatives["input"] = -target
+        derivatives["input"] = Scaled(target, -1.0)
     if "target" in wants:
         slope = target / target  # 1, or nan at 0
         slope += log_t

@@ -49,7 +49,7 @@ By hand: e = 2, -1.5 and 0, a tie.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 
 
 def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -71,7 +71,7 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
         if "input" in wants:
             derivatives["input"] = slope
         if "target" in wants:
-            derivatives["target"] = -slope
+            derivatives["target"] = Scaled(slope, -1.0)
 
     loss = np.abs(e)
     if "weight" in wants:

@@ -61,7 +61,7 @@ falls short; a tie falls short by 1/2.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
 
 
 def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -84,7 +84,7 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
             derivatives["target"] = -e * active
         active *= target
         if "input1" in wants:
-            derivatives["input1"] = -active
+            derivatives["input1"] = Scaled(active, -1.0)
         if "input2" in wants:
             derivatives["input2"] = active
 

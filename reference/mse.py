@@ -58,7 +58,7 @@ By hand: e = 2 and -1.5, so e² = 4 and 2.25; with the weights 4 and 9. The deri
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants
 
 
 def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -74,19 +74,13 @@ def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Want
     e = input - target
     half_slope = e if weight is None else weight * e
 
-    if "input" in wants or "target" in wants:
-        slope = 2 * half_slope
-        if "input" in wants:
-            derivatives["input"] = slope
-        if "target" in wants:
-            derivatives["target"] = -slope
+    if "input" in wants:
+        derivatives["input"] = Scaled(half_slope, 2.0)
+    if "target" in wants:
+        derivatives["target"] = Scaled(half_slope, -2.0)
     if "weight" in wants:
         derivatives["weight"] = e * e
-
-    if weight is None:
-        e *= e  # in place: a tile and its temporaries share the cache
-        return e, derivatives
-    return half_slope * e, derivatives
+    return Scaled(half_slope, e), derivatives
 
 
 __all__ = ["mse"]

@@ -64,7 +64,9 @@ Squared: (0.25 + 9) / 4, and the derivative of class j is 2 z / 4.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from typing import Any
+
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 
@@ -84,7 +86,7 @@ def multi_margin(
     (x,) = rows(input)
     t = target.reshape(-1, 1).astype(np.intp, copy=False)
     place = places(x, t)
-    share: Array | float = 1.0 / x.shape[1]  # w[t] / C
+    share: Any = 1.0 / x.shape[1]  # w[t] / C
     if weight is not None:
         share = weight.reshape(-1)[t] / x.shape[1]
 
@@ -98,10 +100,10 @@ def multi_margin(
             slope = (z > 0.0).astype(z.dtype)
         else:
             slope, share = z, 2.0 * share
-        at_target = sum_rows(slope) * -share
-        slope *= share
-        slope.reshape(-1, order="A")[place] = at_target
-        derivatives["input"] = unrows(slope, input)
+        slope.reshape(-1, order="A")[place] = -sum_rows(slope)
+        if weight is not None:
+            share = share.reshape(target.shape)
+        derivatives["input"] = Scaled(unrows(slope, input), share)
 
     return loss.reshape(target.shape), derivatives
 

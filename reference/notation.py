@@ -17,13 +17,40 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 #: An array of any of the math dtypes. A chapter computes in the dtype it is given.
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class OneHot:
+class Product(NDArrayOperatorsMixin):
+    """What is not multiplied out: an array like others, to all but who multiplies it further, or adds it up."""
+
+    def times(self, upstream: Array | float) -> Array:
+        """The whole array, multiplied by a number, or by an array that broadcasts."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        del copy
+        return np.asarray(self.times(1), dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, method)(*(np.asarray(i) if isinstance(i, Product) else i for i in inputs), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[index]
+
+    def __len__(self) -> int:
+        return len(np.asarray(self))
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot(Product):
     """A derivative (N, C, ...) that is 0 but in one class of each row: its zeros stay 0 whatever multiplies it."""
 
     index: Array  #: the class, (N, 1, ...), integers; negative in a row that is all 0
@@ -45,20 +72,37 @@ class OneHot:
         with np.errstate(over="ignore"):
             np.put_along_axis(zeros, np.maximum(self.index, 0), values.astype(zeros.dtype, copy=False), axis=1)
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """As an array like others."""
-        del copy
-        return self.times(1).astype(dtype or self.values.dtype, copy=False)
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Product):
+    """An array times a number, or times an array that broadcasts with it.
+
+    A derivative with a number, or one a row, is multiplied once instead of twice: the driver multiplies that by what it
+    multiplies by anyway. Items of two arrays are added up as they are multiplied, and never written.
+    """
+
+    array: Array
+    factor: Any
+
+    def times(self, upstream: Array | float, out: Array | None = None) -> Array:
+        """The product with a number, or with an array that broadcasts."""
+        product: Array = np.multiply(self.array, self.scale(upstream), out=out)
+        return product
+
+    def scale(self, upstream: Array | float) -> Any:
+        """The factor times that, in the array's dtype."""
+        scale = self.factor * upstream
+        return scale.astype(self.array.dtype, copy=False) if isinstance(scale, np.ndarray) else scale
 
 
-#: Operand name -> derivative of the items with respect to that operand: an Array, or a OneHot.
+#: Operand name -> derivative of the items with respect to that operand: an Array, or a Product.
 Derivatives = dict[str, Any]
 
 #: The names of the operands whose derivatives are wanted.
 Wants = Collection[str]
 
-#: Items, and the derivatives that were wanted.
-Terms = tuple[Array, Derivatives]
+#: Items, an Array or Scaled; and the derivatives that were wanted.
+Terms = tuple[Any, Derivatives]
 
 
 def step(condition: Array, like: Array) -> Array:
@@ -88,4 +132,4 @@ def exp(x: Array) -> Array:
     return exponential
 
 
-__all__ = ["Array", "Derivatives", "OneHot", "Terms", "Wants", "exp", "log", "np", "step"]
+__all__ = ["Array", "Derivatives", "OneHot", "Product", "Scaled", "Terms", "Wants", "exp", "log", "np", "step"]

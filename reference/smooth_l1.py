@@ -62,7 +62,7 @@ Source: Ross Girshick, "Fast R-CNN", International Conference on Computer Vision
 from __future__ import annotations
 
 from portaloss.reference.l1 import l1
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 
 
 def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = ()) -> Terms:
@@ -85,12 +85,11 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     if "input" in wants:
         derivatives["input"] = slope
     if "target" in wants:
-        derivatives["target"] = -slope
+        derivatives["target"] = Scaled(slope, -1.0)
 
-    c *= -0.5
+    c *= -0.5  # in place: a tile and its temporaries share the cache
     c += e
-    c *= slope
-    return c, derivatives
+    return Scaled(c, slope), derivatives
 
 
 __all__ = ["smooth_l1"]

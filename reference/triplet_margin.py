@@ -91,7 +91,7 @@ from fractions import Fraction
 from math import isinf
 from typing import NamedTuple
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
 
@@ -136,13 +136,13 @@ def triplet_margin(
         if "anchor" in wants:
             derivatives["anchor"] = pull - push
         if "positive" in wants:
-            derivatives["positive"] = -pull
+            derivatives["positive"] = Scaled(pull, -1.0)
         if "negative" in wants:
             derivatives["negative"] = push
         if side is not None and ("positive" in wants or "negative" in wants):
             push = side.slope(active - share, features)
             if "positive" in wants:
-                derivatives["positive"] = derivatives["positive"] - push
+                derivatives["positive"] = -(pull + push)
             if "negative" in wants:
                 derivatives["negative"] = derivatives["negative"] + push
 

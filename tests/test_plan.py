@@ -130,7 +130,7 @@ def test_precision_is_what_the_arithmetic_shows():
     assert huber(dtype="float16").forward(ones, np.zeros_like(ones)) == 1.5
     tenth = np.full(3_000_000, 0.1, np.float32)
     mean = huber(dtype="float32").forward(tenth, np.zeros_like(tenth))
-    assert mean == np.float32(np.float32(0.1) * (np.float32(0.1) - np.float32(0.5) * np.float32(0.1)))
+    assert abs(mean - 0.5 * float(tenth[0]) ** 2) <= np.spacing(mean)  # of runs of 128, a quarter's sum is off by less
 
 
 def test_results_have_the_plans_dtype():

@@ -141,7 +141,9 @@ class _Terms:
         self.items: Array = np.asarray(items)
         self.item_magnitudes: Array = np.broadcast_to(np.abs(sizes[0]), self.items.shape)
         self._one_hot = {name: value for name, value in derivatives.items() if isinstance(value, OneHot)}
-        self._derivatives = {name: (value, np.abs(sizes[1].get(name, value))) for name, value in derivatives.items()}
+        self._derivatives = {
+            name: (np.asarray(value), np.abs(sizes[1].get(name, value))) for name, value in derivatives.items()
+        }
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
         """Derivatives times one number an item, summed over what an operand is broadcast along; and magnitudes."""

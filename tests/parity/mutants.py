@@ -73,7 +73,7 @@ def chapter_or_none(kind):
 def _(right, wants, **operands):
     items, derivatives = right(wants=wants, **operands)
     if "target" in derivatives:
-        derivatives["target"] = -derivatives["target"]
+        derivatives["target"] = -np.asarray(derivatives["target"])
     return items, derivatives
 
 

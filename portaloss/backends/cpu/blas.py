@@ -79,13 +79,14 @@ def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
 
 def _row_length(matrix: Array) -> int | None:
     """How many elements a row is from the next, those of a row being neighbours; None where they are not."""
+    columns: int
     rows, columns = matrix.shape
     if columns > 1 and matrix.strides[1] != matrix.itemsize:
         return None
     if rows == 1:
         return columns
-    length: int
-    length, part = divmod(matrix.strides[0], matrix.itemsize)
+    stride: int = matrix.strides[0]
+    length, part = divmod(stride, matrix.itemsize)
     return length if part == 0 and columns <= length <= _MAX_INT else None
 
 

@@ -22,6 +22,7 @@ from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
 from portaloss.reference.fused_linear_cross_entropy import soft_cap
+from portaloss.reference.notation import Scaled
 
 Array = npt.NDArray[Any]
 
@@ -277,7 +278,11 @@ class _Call:
         class_sum: Array | float = 0.0
         bias_sum: Array | float = 0.0
         if self._products:
-            np.multiply(derivatives["input"], u, out=logits)
+            derivative = derivatives["input"]
+            if isinstance(derivative, Scaled):
+                derivative.times(u, out=logits)
+            else:
+                np.multiply(derivative, u, out=logits)
             if slope is not None:
                 logits *= slope
         if "linear_bias" in self._wants:

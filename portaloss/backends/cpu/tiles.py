@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
-from portaloss.reference.notation import OneHot, Terms
+from portaloss.reference.notation import OneHot, Scaled, Terms
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -33,10 +33,10 @@ Arrays = Mapping[tuple[str, str], Array]
 #: Elements in a tile, at least: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
 TILE = 65536
 
-#: Elements in a tile of large work, pointwise and rowwise. Between two operations on its tile a thread holds Python's
+#: Elements in a tile of large work, in float32. Between two operations on its tile a thread holds Python's
 #: lock, and where another finds it taken, it sleeps: to wake it takes longer than to compute many elements. So threads
 #: need tiles on which they are busy for long, even where their temporaries leave the L2 cache for the L3.
-POINTWISE, ROWWISE = 4 * TILE, 8 * TILE
+LARGE = 8 * TILE
 
 #: Items that are added in their own dtype before float64 takes over; of no more than MANY, none are.
 RUN, MANY = 128, 2048
@@ -63,7 +63,7 @@ class Pass:
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         shape = broadcast(self.operands.values())
-        limit = tile_size(prod(shape), self.axis)
+        limit = tile_size(prod(shape), self.math)
         if self.sparse and self.axis is not None:
             # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
             limit = TILE * min(shape[self.axis], 64)
@@ -124,7 +124,7 @@ class Pass:
             items = widen(items, math)
         total = 0.0
         if self.items is not None:
-            narrow_into(items, tile["items", ""])
+            narrow_into(np.asarray(items), tile["items", ""])
         else:
             total = sum_of(items)
 
@@ -134,23 +134,28 @@ class Pass:
         upstream: Array | float = self.upstream
         if isinstance(upstream, np.ndarray):
             upstream = widen(tile["upstream", ""], math)
+        derivative: Any
         for name, derivative in derivatives.items():
             if name in self.offsets:
-                derivative = derivative - self.offsets[name]
+                derivative = np.asarray(derivative) - self.offsets[name]
             out = tile["gradient", name]
             if isinstance(derivative, OneHot):
                 derivative.put(upstream, out)
-            elif name in summed:
+                continue
+            scale = upstream
+            if isinstance(derivative, Scaled):
+                derivative, scale = derivative.array, derivative.scale(upstream)
+            if name in summed:
                 factor: float = 1.0
-                if isinstance(upstream, float):
-                    factor = upstream  # after the sum, in float64
+                if isinstance(scale, float):
+                    factor = scale  # after the sum, in float64
                 else:
-                    derivative = derivative * upstream
+                    derivative = derivative * scale
                 partials[name] = sum_to(np.broadcast_to(derivative, shape), out.shape) * factor
             elif out.dtype == math:
-                np.multiply(derivative, upstream, out=out)
+                np.multiply(derivative, scale, out=out)
             else:
-                narrow_into(derivative * upstream, out)
+                narrow_into(derivative * scale, out)
         return total, partials
 
 
@@ -165,9 +170,9 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def tile_size(elements: int, axis: int | None) -> int:
-    """Elements in a tile of work on so many, with that class axis: of some size, but at least eight tiles."""
-    return min(max(TILE, elements // 8), POINTWISE if axis is None else ROWWISE)
+def tile_size(elements: int, math: np.dtype[Any]) -> int:
+    """Elements in a tile of work on so many in that dtype: at least eight tiles, if they are not too small."""
+    return min(max(TILE, elements // 8), LARGE * 4 // math.itemsize)
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
@@ -176,19 +181,35 @@ def broadcast(arrays: Iterable[Array]) -> Shape:
     return shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
 
 
-def sum_of(items: Array) -> float:
+def sum_of(items: Array | Scaled) -> float:
     """The sum of all items: runs of ``RUN`` neighbours in the items' dtype, and those sums in float64.
 
     All in float64 would take NumPy four times as long. In float32 a run's sum is off by as little as its items are, and
     no more of it is lost later, however many runs there are.
     """
-    if items.size > MANY and (flat := items.ravel(order="K")).base is not None:  # None: a copy, which would take longer
-        whole = flat.size // RUN * RUN
-        total = np.add.reduce(np.einsum("ij->i", flat[:whole].reshape(-1, RUN)), dtype=np.float64)
-        total += np.add.reduce(flat[whole:], dtype=np.float64)
+    factors = _flat_factors(items)
+    if factors is not None:
+        whole = factors[0].size // RUN * RUN
+        runs, rest = ([flat[part] for flat in factors] for part in (slice(whole), slice(whole, None)))
+        products = "ij->i" if len(factors) == 1 else "ij,ij->i"
+        total = np.add.reduce(np.einsum(products, *(flat.reshape(-1, RUN) for flat in runs)), dtype=np.float64)
+        total += np.add.reduce(prod(rest), dtype=np.float64)
         if isfinite(total):  # else a run may have overflowed, though float64 holds the sum
             return float(total)
-    return float(np.add.reduce(items, axis=None, dtype=np.float64))
+    return float(np.add.reduce(np.asarray(items), axis=None, dtype=np.float64))
+
+
+def _flat_factors(items: Array | Scaled) -> list[Array] | None:
+    """One or two arrays whose product the items are, in the order of memory; None if few, or where it takes a copy."""
+    factors = [items]
+    if isinstance(items, Scaled):
+        factors = [items.array, items.factor]
+        if any(factor.strides != factors[0].strides or factor.shape != factors[0].shape for factor in factors):
+            factors = [np.asarray(items)]
+    if factors[0].size <= MANY:
+        return None
+    flat = [factor.ravel(order="K") for factor in factors]
+    return flat if all(array.base is not None for array in flat) else None
 
 
 def sum_to(array: Array, shape: Shape) -> Array:
