@@ -88,3 +88,25 @@ def test_wrong_numbers_are_refused():
         portaloss.set_num_threads(0)
     with pytest.raises(TypeError, match="threads must be an int"):
         portaloss.set_num_threads(1.5)
+
+
+def test_pytorch_stays_on_a_tile_s_thread(threads):
+    """What it would start there is threads times threads; and what it may start elsewhere does not change."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("threadpoolctl")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        threads(2)
+        both = threading.Barrier(2)
+
+        def seen(index):
+            both.wait(timeout=30)  # each of two threads has one of the two
+            return threading.get_ident(), torch.get_num_threads()
+
+        (first, one), (second, other) = parallel(seen, 2)
+        assert first != second
+        assert (one, other) == (1, 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 
 
-#: PyTorch spreads a copy of more elements than this over threads of its own; a tile has its thread already.
+#: PyTorch spreads a copy of more elements than this over threads, if it has more than one; a tile has its own already.
 _COPY = 32768
 #: With fewer elements, to ask PyTorch takes longer than the cast.
 _FEW = 1024
@@ -74,6 +74,9 @@ def _copied_by_torch(values: Array, out: Array) -> bool:
         else:
             return False
     target, source = tensors
+    if out.size <= _COPY or torch.get_num_threads() == 1:  # on threads.parallel's threads it is
+        target.copy_(source)
+        return True
     for start in range(0, out.size, _COPY):
         target[start : start + _COPY].copy_(source[start : start + _COPY])
     return True

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -84,7 +87,7 @@ def parallel(function: Callable[[int], T], count: int) -> list[T]:
 
     def work() -> None:
         # overflow and invalid are part of the answer (inf, nan), not news; NumPy keeps this state for each thread
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _alone():
             while not errors and (index := next(next_index)) < count:
                 try:
                     results[index] = function(index)
@@ -103,3 +106,27 @@ def parallel(function: Callable[[int], T], count: int) -> list[T]:
     if errors:
         raise errors[0]
     return results  # type: ignore[return-value]  # every index was filled
+
+
+def _alone() -> AbstractContextManager[Any]:
+    """Keeps what PyTorch does on this thread from starting threads of its own: all cores have work already.
+
+    OpenMP's number of threads is each thread's own, so that no other notices. Without threadpoolctl nothing changes.
+    """
+    torch = sys.modules.get("torch")
+    controller = None if torch is None else _openmp()
+    if torch is None or controller is None:
+        return nullcontext()
+    torch.get_num_threads()  # PyTorch sets a thread up when first asked there, and would do so after us
+    limited: AbstractContextManager[Any] = controller.limit(limits=1)
+    return limited
+
+
+@cache
+def _openmp() -> Any:
+    """The OpenMP libraries of this process, once torch is loaded; None where no one can tell."""
+    try:
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
+    except ImportError:
+        return None
+    return ThreadpoolController().select(user_api="openmp")
