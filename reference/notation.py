@@ -73,7 +73,7 @@ class OneHot(Product):
             np.put_along_axis(zeros, np.maximum(self.index, 0), values.astype(zeros.dtype, copy=False), axis=1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Scaled(Product):
     """An array times a number, or times an array that broadcasts with it.
 

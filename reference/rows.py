@@ -18,13 +18,19 @@ def rows(*arrays: Array) -> list[Array]:
     classes = first.shape[1]
     count = first.size // max(classes, 1)
     if classes >= _LONG and (count < _LONG or first.strides[1] == first.itemsize):
+        if first.ndim == 2:
+            return [np.ascontiguousarray(array) for array in arrays]
         return [np.ascontiguousarray(np.moveaxis(array, 1, -1)).reshape(count, classes) for array in arrays]
+    if first.ndim == 2:  # np.moveaxis would take as long as ten such products
+        return [np.ascontiguousarray(array.T).T for array in arrays]
     return [np.ascontiguousarray(np.moveaxis(array, 1, 0)).reshape(classes, count).T for array in arrays]
 
 
 def unrows(array: Array, like: Array) -> Array:
     """(R, C) as (N, C, d1, ...), stored in the order of ``like``."""
-    shaped = np.moveaxis(array.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
+    shaped = array
+    if like.ndim > 2:
+        shaped = np.moveaxis(array.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
     result = np.empty_like(like)
     if result.strides != shaped.strides:
         np.copyto(result, shaped)

@@ -80,16 +80,15 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     derivatives: Derivatives = {}
     e = input - target
     c = np.clip(e, -beta, beta)
-    slope = c / beta
+    slope = c if beta == 1 else c / beta
 
     if "input" in wants:
         derivatives["input"] = slope
     if "target" in wants:
         derivatives["target"] = Scaled(slope, -1.0)
 
-    c *= -0.5  # in place: a tile and its temporaries share the cache
-    c += e
-    return Scaled(c, slope), derivatives
+    e -= 0.5 * c  # in place: a tile and its temporaries share the cache
+    return Scaled(e, slope), derivatives
 
 
 __all__ = ["smooth_l1"]

@@ -44,6 +44,7 @@ _Way = Callable[[_Operands, Mapping[str, Any], int], Tensor | None]
 _ONCE = frozenset({LossKind.CTC, LossKind.MULTI_MARGIN, LossKind.MULTILABEL_MARGIN})
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_STRIDED, _FLOAT32, _FLOAT64 = torch.strided, torch.float32, torch.float64
 _NAMES = ("none", "mean", "sum")
 _REDUCTIONS = {name: number for number, name in enumerate(_NAMES)}
 _NUMBERS = (float, int, bool)
@@ -65,10 +66,11 @@ def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[s
         return None
     if kind in _ONCE and torch.is_grad_enabled() and any(value.requires_grad for value in operands.values()):
         return None
-    bools = _BOOLS[kind]
-    for name, value in options.items():
-        if type(value) not in _NUMBERS or (type(value) is bool) != (name in bools):
-            return None  # PyTorch takes True for a number
+    if options:
+        bools = _BOOLS[kind]
+        for name, value in options.items():
+            if type(value) not in _NUMBERS or (type(value) is bool) != (name in bools):
+                return None  # PyTorch takes True for a number
     try:
         return way(operands, options, number)
     except (RuntimeError, ValueError, LookupError, TypeError):
@@ -77,17 +79,18 @@ def loss(kind: LossKind, reduction: Any, operands: _Operands, options: Mapping[s
 
 def _ordinary(operands: _Operands) -> bool:
     """Whether all are small, dense, contiguous tensors on the CPU, and the floating ones all of 32 or of 64 bits."""
-    dtype = None
+    first = None
     for value in operands.values():
-        if type(value) not in _PLAIN or not value.is_cpu or value.layout is not torch.strided:
+        if type(value) not in _PLAIN or not value.is_cpu or value.layout is not _STRIDED:
             return False
         if not 0 < value.numel() <= LIMIT or not value.is_contiguous():
             return False
-        if dtype is None:
-            dtype = value.dtype
-            if dtype is not torch.float32 and dtype is not torch.float64:
+        dtype = value.dtype
+        if first is None:
+            if dtype is not _FLOAT32 and dtype is not _FLOAT64:
                 return False
-        elif value.dtype is not dtype and value.is_floating_point():
+            first = dtype
+        elif dtype is not first and value.is_floating_point():
             return False
     return True
 
@@ -278,10 +281,9 @@ def _classified(
     value: Tensor
     log_p = _functions.log_softmax(input, 1)
     seen = log_p.detach()
-    least, largest = _functions.aminmax(seen)
-    if least.item() >= _LEAST and (
-        largest.item() <= _LARGEST  # of all classes, for it is the cheaper question; else of the targets
-        or -_nn.nll_loss_nd(seen, target, None, 0, ignore_index).min().item() <= _LARGEST
+    if _functions.min(seen).item() >= _LEAST and (
+        -_functions.min(_nn.nll_loss_nd(seen, target, None, 0, ignore_index)).item() <= _LARGEST
+        or _functions.max(seen).item() <= _LARGEST  # rows that are ignored have 0 in the question before
     ):
         value = _nn.nll_loss_nd(log_p, target, weight, reduction, ignore_index)
         return value

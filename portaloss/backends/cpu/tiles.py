@@ -187,7 +187,7 @@ def sum_of(items: Array | Scaled) -> float:
     All in float64 would take NumPy four times as long. In float32 a run's sum is off by as little as its items are, and
     no more of it is lost later, however many runs there are.
     """
-    factors = _flat_factors(items)
+    factors = None if (items.array if isinstance(items, Scaled) else items).size <= MANY else _flat_factors(items)
     if factors is not None:
         whole = factors[0].size // RUN * RUN
         runs, rest = ([flat[part] for flat in factors] for part in (slice(whole), slice(whole, None)))
@@ -196,18 +196,17 @@ def sum_of(items: Array | Scaled) -> float:
         total += np.add.reduce(prod(rest), dtype=np.float64)
         if isfinite(total):  # else a run may have overflowed, though float64 holds the sum
             return float(total)
-    return float(np.add.reduce(np.asarray(items), axis=None, dtype=np.float64))
+    array = items.times(1.0) if isinstance(items, Scaled) else items  # not asarray, which costs microseconds
+    return float(np.add.reduce(array, axis=None, dtype=np.float64))
 
 
 def _flat_factors(items: Array | Scaled) -> list[Array] | None:
-    """One or two arrays whose product the items are, in the order of memory; None if few, or where it takes a copy."""
+    """One or two arrays whose product the items are, in the order of memory; None where it takes a copy."""
     factors = [items]
     if isinstance(items, Scaled):
         factors = [items.array, items.factor]
         if any(factor.strides != factors[0].strides or factor.shape != factors[0].shape for factor in factors):
             factors = [np.asarray(items)]
-    if factors[0].size <= MANY:
-        return None
     flat = [factor.ravel(order="K") for factor in factors]
     return flat if all(array.base is not None for array in flat) else None
 
