@@ -189,11 +189,24 @@ def select(
     return make_plan(LossKind(kind), name, as_reduction(reduction), backend, tuple(options.items()))
 
 
-@lru_cache(maxsize=1024)
 def make_plan(
     kind: LossKind, dtype: str, reduction: LossReduction, backend: str, options: tuple[tuple[str, Any], ...]
 ) -> Plan:
     """A plan from parts that are known to be right, but for the options, which are checked here."""
+    types = tuple([type(value) for _, value in options])  # True equals 1.0, and is no number here
+    return _make_plan(kind, dtype, reduction, backend, options, types)
+
+
+@lru_cache(maxsize=1024)
+def _make_plan(
+    kind: LossKind,
+    dtype: str,
+    reduction: LossReduction,
+    backend: str,
+    options: tuple[tuple[str, Any], ...],
+    types: tuple[type, ...],
+) -> Plan:
+    del types  # part of the key
     loss = LOSSES[kind]
     values = {option.name: option.default for option in loss.options}
     for name, value in options:

@@ -9,7 +9,7 @@ import pytest
 import portaloss
 from portaloss import DTYPES, LOSSES, LossKind, LossReduction, select
 from portaloss.kinds import Direction
-from portaloss.plan import make_plan
+from portaloss.plan import _make_plan
 
 
 def huber(**changes):
@@ -218,5 +218,12 @@ def test_workspace_size_bounds_the_memory_that_is_used(kind, dtype):
 
 
 def test_plans_are_made_once():
-    make_plan.cache_clear()
+    _make_plan.cache_clear()
     assert huber(delta=2.0) is huber(delta=2.0)
+
+
+def test_a_plan_that_is_kept_does_not_pass_for_another_type():
+    """True equals 1.0, but is no number here; after a call with 1.0 as before it."""
+    huber(dtype="float32", delta=1.0)
+    with pytest.raises(TypeError, match="delta"):
+        huber(dtype="float32", delta=True)

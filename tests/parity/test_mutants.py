@@ -6,7 +6,7 @@ import pytest
 
 from portaloss.catalogue import LOSSES
 from portaloss.parity import eager, run
-from portaloss.plan import make_plan
+from portaloss.plan import _make_plan
 
 from . import driver_mutants  # noqa: F401  # adds to MUTANTS
 from .mutants import MUTANTS
@@ -23,7 +23,7 @@ def _without_torch(monkeypatch):
 def _forget_plans():
     """Plans keep what depends on shapes alone, and a mutant's must not outlive it."""
     run._plan.cache_clear()
-    make_plan.cache_clear()
+    _make_plan.cache_clear()
 
 
 @pytest.fixture(autouse=True)
