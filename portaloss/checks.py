@@ -212,8 +212,21 @@ def require_classes_in_range(
 def require_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
     """Raise RuntimeError unless every element is between 0 and 1; nan is not."""
     array = distinct(array)
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
-        flat = array.astype(np.float64).ravel()
-        where = int(np.flatnonzero(~((flat >= 0) & (flat <= 1)))[0])
+    if is_from_0_to(array, 1.0):
+        return
+    flat = array.astype(np.float64).ravel()
+    wrong = np.flatnonzero(~((flat >= 0) & (flat <= 1)))
+    if wrong.size:
+        where = int(wrong[0])
         index = ", ".join(str(int(i)) for i in np.unravel_index(where, array.shape))
         raise RuntimeError(f"all elements of {name} should be between 0 and 1, but {name}[{index}] is {flat[where]}")
+
+
+def is_from_0_to(array: npt.NDArray[Any], largest: float) -> bool:
+    """Whether no element has a sign, is nan, or is above the largest. False says nothing of arrays with -0 or with nan.
+
+    Bits of floats without a sign are integers in the same order, and all others come after. So one look does, and that
+    of integers: NumPy compares 16-bit floats one after another.
+    """
+    bits = np.dtype(f"{array.dtype.byteorder}u{array.itemsize}")
+    return bool(array.view(bits).max(initial=0) <= np.asarray(largest, array.dtype).view(bits))

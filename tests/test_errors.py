@@ -1,11 +1,13 @@
 """Bad input: the error is of the type PyTorch raises for the same call, and names the argument."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import portaloss.functional as P
+from portaloss.checks import is_from_0_to
 
 
 def real(*shape):
@@ -156,3 +158,25 @@ def test_a_failed_call_changes_nothing():
         P.cross_entropy(input, target)
     assert not input.any()
     assert target.tolist() == [0, 9]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", ">f4"])
+def test_one_look_at_the_bits_is_enough(dtype):
+    """``is_from_0_to`` says yes of no array that a comparison would refuse, and no of few others."""
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    numbers = [0.0, 2.0**-24, 0.5, 1.0, 1.0078125, 3.0, np.inf, np.nan]
+    for value in [*numbers, *(np.copysign(number, -1.0) for number in numbers)]:
+        array = np.array([0.25, value, 0.75]).astype(kind)
+        for largest in (1.0, np.inf):
+            right = bool(0.0 <= value <= largest)
+            minus_zero = value == 0.0 and np.signbit(value)
+            assert is_from_0_to(array, largest) == (right and not minus_zero), (value, largest)
+    assert is_from_0_to(np.zeros((0, 3), kind), 1.0)
+    assert is_from_0_to(np.array(1.0).astype(kind), 1.0)
+    assert is_from_0_to(np.ones((4, 6)).astype(kind)[::2, ::-2], 1.0)
+
+
+def test_minus_zero_is_a_probability_and_a_variance():
+    zeros = np.array([-0.0, 0.5], np.float32)
+    assert np.isfinite(P.binary_cross_entropy(zeros, zeros))
+    assert np.isfinite(P.gaussian_nll_loss(zeros, zeros, zeros))

@@ -8,6 +8,7 @@ from portaloss.checks import (
     broadcast_shape,
     distinct,
     is_floating,
+    is_from_0_to,
     require_bce_sizes,
     require_fits,
     require_floating,
@@ -142,5 +143,5 @@ def check_variance(options: Options, operands: Operands) -> None:
     """The values of the variance of ``gaussian_nll``."""
     del options
     var = operands["var"]
-    if var.size and (distinct(var) < 0).any():
+    if not is_from_0_to(var, float("inf")) and (distinct(var) < 0).any():
         raise ValueError("var has negative entry/entries")

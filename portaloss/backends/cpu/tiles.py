@@ -38,6 +38,9 @@ TILE = 65536
 #: need tiles on which they are busy for long, even where their temporaries leave the L2 cache for the L3.
 LARGE = 8 * TILE
 
+#: Times as many where a tile is whole rows: their chapters do more for each row than for each element.
+ROWS = 2
+
 #: Items that are added in their own dtype before float64 takes over; of no more than MANY, none are.
 RUN, MANY = 128, 2048
 
@@ -63,7 +66,7 @@ class Pass:
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         shape = broadcast(self.operands.values())
-        limit = tile_size(prod(shape), self.math)
+        limit = tile_size(prod(shape), self.math, self.axis)
         if self.sparse and self.axis is not None:
             # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
             limit = TILE * min(shape[self.axis], 64)
@@ -170,9 +173,10 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def tile_size(elements: int, math: np.dtype[Any]) -> int:
-    """Elements in a tile of work on so many in that dtype: at least eight tiles, if they are not too small."""
-    return min(max(TILE, elements // 8), LARGE * 4 // math.itemsize)
+def tile_size(elements: int, math: np.dtype[Any], axis: int | None) -> int:
+    """Elements in a tile of work on so many, in that dtype, with that class axis: eight tiles or more, if large."""
+    largest = LARGE * 4 // math.itemsize
+    return min(max(TILE, elements // 8), largest if axis is None else ROWS * largest)
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
