@@ -161,3 +161,18 @@ def test_second_derivatives():
     (first,) = torch.autograd.grad(loss, x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert second.tolist() == [2.0] * 6
+
+
+def test_the_same_bits_on_any_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        for kind, operands in (("mse_loss", pair(small.LIMIT)), ("kl_div", pair(7, small.LIMIT // 7))):
+            found = set()
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                value = getattr(functional, kind)(**operands, reduction="sum")
+                assert taken(getattr(functional, kind), **operands)
+                found.add((value.item(), *torch.autograd.grad(value, operands["input"])[0].flatten().tolist()))
+            assert len(found) == 1
+    finally:
+        torch.set_num_threads(before)

@@ -28,8 +28,9 @@ from portaloss.kinds import LossKind
 #: False sends small tensors the way of all others: for tests and measurements.
 enabled = True
 
-#: Elements of an operand up to which a tensor is small.
-LIMIT = 4096
+#: Elements of an operand up to which a tensor is small: as many as PyTorch adds up on one thread, so that results are
+#: the same on any number of them.
+LIMIT = 32767
 
 #: Classes up to which PyTorch's sums over the classes of a margin loss, one term after another, round well.
 MARGIN_CLASSES = 16

@@ -70,13 +70,13 @@ def _workers(count: int) -> ThreadPoolExecutor:
         return _pool
 
 
-def parallel(function: Callable[[int], T], count: int) -> list[T]:
-    """``[function(0), ..., function(count - 1)]``, the calls spread over the threads.
+def parallel(function: Callable[[int], T], count: int, *, most: int | None = None) -> list[T]:
+    """``[function(0), ..., function(count - 1)]``, the calls spread over the threads, or over no more than ``most``.
 
     Indexes are taken in order, so that low ones are never left for last. The first exception is raised after all
     running calls have ended.
     """
-    threads = min(get_num_threads(), count)
+    threads = min(get_num_threads(), count, most or count)
     if threads <= 1:
         with np.errstate(all="ignore"):
             return [function(index) for index in range(count)]

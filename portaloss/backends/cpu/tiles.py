@@ -38,6 +38,9 @@ TILE = 65536
 #: need tiles on which they are busy for long, even where their temporaries leave the L2 cache for the L3.
 LARGE = 8 * TILE
 
+#: With fewer elements, to wake other threads takes longer than they save.
+ALONE = 2**20
+
 #: Times as many where a tile is whole rows: their chapters do more for each row than for each element.
 ROWS = 2
 
@@ -87,7 +90,7 @@ class Pass:
             total, partials = self._tile(tile, tiles.shape_of(slices), summed)
             sums.add(index, slices, total, partials)
 
-        parallel(visit, len(tiles))
+        parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None)
         for name, accumulated in sums.sums().items():
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total()
