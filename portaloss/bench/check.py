@@ -48,7 +48,7 @@ def tolerance(spec: Spec, largest: float) -> float:
     Twice what the parity matrix allows the kind, in the dtype that is computed in: once as there, once for terms that
     cancel and so are larger than the result, which parity knows and this does not; and the rounding to 16 bits. The
     truth has an error of its own for CTC, where PyTorch is in log space: each of T steps, forward and back, rounds a
-    logarithm of up to T log C.
+    logarithm of up to T log C; and for the margins of classes, of which PyTorch adds up all N items one after another.
     """
     half, least = _ROUNDING.get(spec.dtype, (0.0, 0.0))
     computed = "float32" if spec.dtype in _ROUNDING else spec.dtype
@@ -56,6 +56,8 @@ def tolerance(spec: Spec, largest: float) -> float:
     if spec.kind is LossKind.CTC:
         steps, _, classes, _ = spec.shape
         relative += 2 * steps * steps * math.log(classes) * 2.0**-53
+    if spec.kind in (LossKind.MULTI_MARGIN, LossKind.MULTILABEL_MARGIN):
+        relative += spec.shape[0] * 2.0**-53
     return relative * largest + least
 
 

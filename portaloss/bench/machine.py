@@ -21,7 +21,7 @@ def about(device: str, threads: int) -> dict[str, Any]:
         "machine": {
             "processor": machine.processor(),
             "cores": machine.cores(),
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
             **(_gpu() if device == "cuda" else {}),
         },
         "load": load(),
