@@ -206,8 +206,9 @@ def _hard(
             # V p - v is V/Σ times e, but for -r at the target
             slope = softmax.terms
             slope.reshape(-1, order="A")[softmax.place] = -softmax.rest
-            share = factor_sum / (softmax.rest + softmax.term).astype(np.float64)
-            derivatives["input"] = Scaled(unrows(slope, input), share.reshape(target.shape))
+            total = (softmax.rest + softmax.term).astype(np.float64).reshape(target.shape)
+            factor = factor_sum if isinstance(factor_sum, float) else factor_sum.reshape(target.shape)
+            derivatives["input"] = Scaled(unrows(slope, input), factor, total)
         else:
             derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
 

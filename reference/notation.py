@@ -34,6 +34,9 @@ class Product(NDArrayOperatorsMixin):
         del copy
         return np.asarray(self.times(1), dtype)
 
+    def __repr__(self) -> str:
+        return repr(np.asarray(self))
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         return getattr(ufunc, method)(*(np.asarray(i) if isinstance(i, Product) else i for i in inputs), **options)
 
@@ -49,7 +52,7 @@ class Product(NDArrayOperatorsMixin):
         return len(np.asarray(self))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OneHot(Product):
     """A derivative (N, C, ...) that is 0 but in one class of each row: its zeros stay 0 whatever multiplies it."""
 
@@ -73,9 +76,9 @@ class OneHot(Product):
             np.put_along_axis(zeros, np.maximum(self.index, 0), values.astype(zeros.dtype, copy=False), axis=1)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Scaled(Product):
-    """An array times a number, or times an array that broadcasts with it.
+    """An array times a number, or times an array that broadcasts with it; over another one.
 
     A derivative with a number, or one a row, is multiplied once instead of twice: the driver multiplies that by what it
     multiplies by anyway. Items of two arrays are added up as they are multiplied, and never written.
@@ -83,6 +86,7 @@ class Scaled(Product):
 
     array: Array
     factor: Any
+    divisor: Any = 1.0  #: apart, because as an array the quotient has one rounding less than a product with 1/divisor
 
     def times(self, upstream: Array | float, out: Array | None = None) -> Array:
         """The product with a number, or with an array that broadcasts."""
@@ -90,9 +94,16 @@ class Scaled(Product):
         return product
 
     def scale(self, upstream: Array | float) -> Any:
-        """The factor times that, in the array's dtype."""
-        scale = self.factor * upstream
+        """The factor times that over the divisor, in the array's dtype."""
+        scale = self.factor * upstream / self.divisor
         return scale.astype(self.array.dtype, copy=False) if isinstance(scale, np.ndarray) else scale
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        del copy
+        product = self.array * self.factor
+        if isinstance(self.divisor, np.ndarray):
+            product = product / self.divisor
+        return np.asarray(product, dtype or self.array.dtype)
 
 
 #: Operand name -> derivative of the items with respect to that operand: an Array, or a Product.
