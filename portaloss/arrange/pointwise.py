@@ -142,6 +142,6 @@ def gaussian_nll(options: Options, operands: Operands) -> Arranged:
 def check_variance(options: Options, operands: Operands) -> None:
     """The values of the variance of ``gaussian_nll``."""
     del options
-    var = operands["var"]
-    if not is_from_0_to(var, float("inf")) and (distinct(var) < 0).any():
+    var = distinct(operands["var"])
+    if not is_from_0_to(var, float("inf")) and (var < 0).any():
         raise ValueError("var has negative entry/entries")
