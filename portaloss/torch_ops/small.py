@@ -282,10 +282,8 @@ def _classified(
     value: Tensor
     log_p = _functions.log_softmax(input, 1)
     seen = log_p.detach()
-    if _functions.min(seen).item() >= _LEAST and (
-        -_functions.min(_nn.nll_loss_nd(seen, target, None, 0, ignore_index)).item() <= _LARGEST
-        or _functions.max(seen).item() <= _LARGEST  # rows that are ignored have 0 in the question before
-    ):
+    least, largest = _functions.aminmax(seen)
+    if least.item() >= _LEAST and (largest.item() <= _LARGEST or _unsure(seen, target, ignore_index)):
         value = _nn.nll_loss_nd(log_p, target, weight, reduction, ignore_index)
         return value
     if input.dtype is torch.float64:
@@ -295,6 +293,12 @@ def _classified(
         return None
     value = _nn.nll_loss_nd(log_p, target, None if weight is None else weight.double(), reduction, ignore_index)
     return value.float()
+
+
+def _unsure(log_p: Tensor, target: Tensor, ignore_index: int) -> bool:
+    """Whether no target is nearly certain, whatever other classes are; rows that are ignored have 0 here: certain."""
+    least: float = _functions.min(_nn.nll_loss_nd(log_p, target, None, 0, ignore_index)).item()
+    return -least <= _LARGEST
 
 
 # In float64, rounded once
