@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from portaloss.backends.cpu.blocks import empty_cache, set_cache_limit
 from portaloss.backends.cpu.threads import get_num_threads, set_num_threads
 from portaloss.catalogue import LOSSES, SKU, skus
 from portaloss.gradients import value_and_grad
@@ -31,11 +32,13 @@ __all__ = [
     "Plan",
     "Precision",
     "check_targets",
+    "empty_cache",
     "functional",
     "get_num_threads",
     "nn",
     "reference",
     "select",
+    "set_cache_limit",
     "set_num_threads",
     "skus",
     "value_and_grad",

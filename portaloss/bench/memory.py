@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import portaloss
 from portaloss.bench.cases import Spec, draw, shape_of
 
 #: Operands of fewer bytes are not measured: pages, arenas and Python's own objects would be what is seen.
@@ -71,6 +72,7 @@ def _child(connection: Connection, spec: Spec, name: str, threads: int) -> None:
 def rise(call: Callable[[], Any]) -> int | None:
     """Bytes by which a call raises this process's resident memory at its highest; None where none can tell."""
     gc.collect()
+    portaloss.empty_cache()
     _trim()
     if _reset():
         before = _resident("VmRSS")

@@ -199,7 +199,7 @@ class _Call:
 
         self._soft = is_floating(self._target)
         self._items = memory.empty((self._rows, *self._shape[1:]), self._math)
-        self._logits = np.empty((self._chunk, self._outputs), self._math)
+        self._logits = memory.empty((self._chunk, self._outputs), self._math)
         self._products = bool(self._wants & {"input", "linear_weight", "linear_bias"})
         self._weight_sum = self._accumulator("linear_weight")
         self._bias_sum = np.zeros(self._outputs if "linear_bias" in self._wants else 0)
@@ -300,7 +300,7 @@ class _Call:
         gradient = self._gradients[name]
         if gradient.dtype == self._math and gradient.flags.c_contiguous:
             return gradient.reshape(self._outputs, gradient.shape[-1])
-        return np.empty((self._outputs, gradient.shape[-1]), self._math)
+        return memory.empty((self._outputs, gradient.shape[-1]), self._math)
 
     @staticmethod
     def _as_upstream(upstream: Array | float | None) -> Array | float:
