@@ -68,7 +68,7 @@ from __future__ import annotations
 
 import math
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, log, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, log, np, over
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -103,16 +103,12 @@ def gaussian_nll(
     if "target" in wants:
         derivatives["target"] = Scaled(z, -1.0)
     if "var" in wants:
-        slope = 1 / v - z * z
-        slope *= 0.5
-        derivatives["var"] = slope
+        derivatives["var"] = Scaled(over(np.subtract, 1 / v, z * z), 0.5)
 
-    loss = e * z
-    loss += log(v)
-    loss *= 0.5
+    log_v = log(v)
     if full:
-        loss += HALF_LOG_TAU
-    return loss, derivatives
+        log_v += 2 * HALF_LOG_TAU
+    return Sum((Scaled(e, z, 2.0), Scaled(log_v, 0.5))), derivatives
 
 
 def magnitudes(

@@ -87,7 +87,7 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, exp, log, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, exp, log, np, over
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -102,7 +102,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     derivatives: Derivatives = {}
     if log_target:
         probability = exp(target)
-        loss = probability * (target - input)
+        loss = Scaled(target - input, probability)
         if "input" in wants:
             derivatives["input"] = Scaled(probability, -1.0)
         if "target" in wants:
@@ -118,8 +118,9 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
         slope += log_t
         derivatives["target"] = slope - input
 
-    log_t *= target
-    return log_t - target * input, derivatives
+    if np.isinf(log_t).any():
+        return log_t * target - target * input, derivatives  # nan where both are infinite
+    return Scaled(over(np.subtract, log_t, input), target), derivatives
 
 
 def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tuple[Array, Derivatives]:

@@ -73,10 +73,13 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
         if "target" in wants:
             derivatives["target"] = Scaled(slope, -1.0)
 
+        if weight is None:
+            return Scaled(e, sign), derivatives  # |e|, which nobody has to write
+
     loss = np.abs(e)
     if "weight" in wants:
         derivatives["weight"] = loss
-    return (loss if weight is None else loss * weight), derivatives
+    return (loss if weight is None else Scaled(loss, weight)), derivatives
 
 
 __all__ = ["l1"]

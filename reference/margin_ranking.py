@@ -61,7 +61,7 @@ falls short; a tie falls short by 1/2.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
 
 
 def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -75,20 +75,21 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
         wants: which of input1, input2, target to differentiate.
     """
     derivatives: Derivatives = {}
-    e = input1 - input2
-    short = margin - target * e
+    behind = input2 - input1
+    short = behind * target if "target" in wants else over(np.multiply, behind, target)
+    short += margin
 
     if wants:
         active = step(short >= 0, short)
         if "target" in wants:
-            derivatives["target"] = -e * active
+            derivatives["target"] = behind * active
         active *= target
         if "input1" in wants:
             derivatives["input1"] = Scaled(active, -1.0)
         if "input2" in wants:
             derivatives["input2"] = active
 
-    return np.clip(short, 0, np.inf), derivatives
+    return over(np.clip, short, 0, np.inf), derivatives
 
 
 def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0.0) -> tuple[Array, Derivatives]:

@@ -101,9 +101,21 @@ class Scaled(Product):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         del copy
         product = self.array * self.factor
-        if isinstance(self.divisor, np.ndarray):
+        if isinstance(self.divisor, np.ndarray) or self.divisor != 1.0:
             product = product / self.divisor
         return np.asarray(product, dtype or self.array.dtype)
+
+
+@dataclass(eq=False, repr=False)
+class Sum(Product):
+    """Items that are a sum. Where only the total of all items is wanted, each part is added up on its own."""
+
+    parts: tuple[Any, ...]  #: arrays, or Scaled
+
+    def times(self, upstream: Array | float) -> Array:
+        """The sum times a number or an array that broadcasts."""
+        total: Array = sum(map(np.asarray, self.parts[1:]), start=np.asarray(self.parts[0]))
+        return total if isinstance(upstream, (int, float)) and upstream == 1 else total * upstream
 
 
 #: Operand name -> derivative of the items with respect to that operand: an Array, or a Product.
@@ -112,7 +124,7 @@ Derivatives = dict[str, Any]
 #: The names of the operands whose derivatives are wanted.
 Wants = Collection[str]
 
-#: Items, an Array or Scaled; and the derivatives that were wanted.
+#: Items, an Array, Scaled or Sum; and the derivatives that were wanted.
 Terms = tuple[Any, Derivatives]
 
 
@@ -123,6 +135,13 @@ def step(condition: Array, like: Array) -> Array:
     where the other factor is finite: 0 * inf is nan.
     """
     return condition.astype(like.dtype)
+
+
+def over(function: Any, x: Array, *others: Any) -> Array:
+    """A ufunc of x and others, written over x where that can be: not where others are of more elements."""
+    fits = isinstance(x, np.ndarray) and all(np.ndim(y) == 0 or np.shape(y) == x.shape for y in others)
+    value: Array = function(x, *others, out=x) if fits else function(x, *others)
+    return value
 
 
 def log(x: Array) -> Array:
@@ -143,4 +162,18 @@ def exp(x: Array) -> Array:
     return exponential
 
 
-__all__ = ["Array", "Derivatives", "OneHot", "Product", "Scaled", "Terms", "Wants", "exp", "log", "np", "step"]
+__all__ = [
+    "Array",
+    "Derivatives",
+    "OneHot",
+    "Product",
+    "Scaled",
+    "Sum",
+    "Terms",
+    "Wants",
+    "exp",
+    "log",
+    "np",
+    "over",
+    "step",
+]

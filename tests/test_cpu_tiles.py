@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import portaloss
+from portaloss import functional
 from portaloss.backends.cpu import tiles
 from portaloss.backends.cpu.tiles import Pass, merge_axes
+from portaloss.reference.notation import Scaled, Sum
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -156,3 +158,35 @@ def test_operands_are_not_changed():
     a, b = np.ones((300, 1000)), np.ones((300, 1000))
     a.flags.writeable = b.flags.writeable = False  # a write would raise
     run(weighted, a, b, 1.0, None)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("value", [1.5, -0.25, float("nan")])
+@pytest.mark.parametrize("name", ["input", "target"])
+def test_a_probability_out_of_range_is_found_in_the_last_tile(name: str, value: float, reduction: str) -> None:
+    """Of shapes met before, large operands are checked tile by tile, as they are computed with."""
+    operands = {name: np.full(4 * tiles.TILE, 0.5, np.float32) for name in ("input", "target")}
+    functional.binary_cross_entropy(**operands, reduction=reduction)
+    operands[name][-1] = value
+    with pytest.raises(RuntimeError, match=rf"all elements of {name} should be between 0 and 1, .*\[262143\] is"):
+        functional.binary_cross_entropy(**operands, reduction=reduction)
+    operands[name][-1] = -0.0  # its sign is doubtful, and right
+    assert np.isfinite(functional.binary_cross_entropy(**operands, reduction=reduction)).all()
+
+
+def test_a_negative_variance_is_found_in_the_last_tile() -> None:
+    x, var = np.zeros(4 * tiles.TILE, np.float32), np.ones(4 * tiles.TILE, np.float32)
+    functional.gaussian_nll_loss(x, x, var)
+    var[-1] = -1.0
+    with pytest.raises(ValueError, match="var has negative"):
+        functional.gaussian_nll_loss(x, x, var)
+    var[-1] = np.nan  # PyTorch lets it pass
+    assert np.isnan(functional.gaussian_nll_loss(x, x, var))
+
+
+def test_parts_of_a_sum_count_as_often_as_they_are_broadcast() -> None:
+    rows, columns = np.arange(6.0).reshape(6, 1), np.arange(5000.0)
+    items = Sum((rows, Scaled(columns, 2.0, 4.0), Scaled(rows, columns, -1.0)))
+    expected = rows + columns / 2 - rows * columns
+    np.testing.assert_array_equal(np.asarray(items), expected)
+    assert tiles.sum_of(items) == expected.sum()

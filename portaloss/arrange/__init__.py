@@ -47,6 +47,13 @@ def check_values(loss: Loss, options: Options, operands: Operands) -> None:
         check(options, operands)
 
 
+#: Of kinds whose floating operands have values to be checked: whether a part of them is right at one look. False asks
+#: for ``check_values``, of the whole.
+LOOKS: Mapping[LossKind, Callable[[Operands], bool]] = {
+    LossKind.BCE: pointwise.are_probabilities,
+    LossKind.GAUSSIAN_NLL: pointwise.is_variance,
+}
+
 _CHECK_VALUES: Mapping[LossKind, Callable[[Options, Operands], None]] = {
     LossKind.NLL: rowwise.check_classes,
     LossKind.CROSS_ENTROPY: rowwise.check_classes,
@@ -79,4 +86,4 @@ _ARRANGE: Mapping[LossKind, Callable[[Options, Operands], Arranged]] = {
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }
 
-__all__ = ["Arranged", "arrange", "check_values", "depends_on_shapes_alone"]
+__all__ = ["LOOKS", "Arranged", "arrange", "check_values", "depends_on_shapes_alone"]

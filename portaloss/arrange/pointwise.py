@@ -139,6 +139,16 @@ def gaussian_nll(options: Options, operands: Operands) -> Arranged:
     return _align(operands, full, **views)
 
 
+def are_probabilities(operands: Operands) -> bool:
+    """Whether those of ``bce`` pass; some that do are not seen to."""
+    return is_from_0_to(operands["input"], 1.0) and is_from_0_to(operands["target"], 1.0)
+
+
+def is_variance(operands: Operands) -> bool:
+    """Whether that of ``gaussian_nll`` passes; some that do are not seen to."""
+    return is_from_0_to(operands["var"], float("inf"))
+
+
 def check_variance(options: Options, operands: Operands) -> None:
     """The values of the variance of ``gaussian_nll``."""
     del options

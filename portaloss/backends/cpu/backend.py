@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss import arrays, targets_mode
-from portaloss.arrange import Arranged, arrange, check_values, depends_on_shapes_alone
+from portaloss.arrange import LOOKS, Arranged, arrange, check_values, depends_on_shapes_alone
 from portaloss.backends import Forward
 from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into
@@ -22,6 +22,7 @@ from portaloss.catalogue import Divisor, Domain, Family
 from portaloss.checks import TargetOutOfRangeError
 from portaloss.divisor import counts, divisor, is_data
 from portaloss.kinds import LossKind, LossReduction
+from portaloss.reference.notation import Terms
 
 if TYPE_CHECKING:
     from portaloss.plan import Plan, Precision
@@ -103,7 +104,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def check(plan: Plan, operands: Mapping[str, Any]) -> None:
     """Raise what is wrong with the operands."""
-    _Call(plan, operands)
+    _Call(plan, operands, now=True)
 
 
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
@@ -202,19 +203,38 @@ class _Layout:
             self.divisor = float(divisor(loss, options, arranged))
 
 
+class _Seen:
+    """A chapter, and whether any tile's operands are doubtful."""
+
+    def __init__(self, chapter: Callable[..., Terms], look: Callable[[Mapping[str, Array]], bool] | None) -> None:
+        self._chapter, self._look = chapter, look
+        self.doubtful = False
+
+    def __call__(self, **operands: Any) -> Terms:
+        """What the chapter gives."""
+        if self._look is not None and not self._look(operands):
+            self.doubtful = True
+        return self._chapter(**operands)
+
+
 #: Layouts that a plan keeps. Beyond these, as where every batch has another length, it starts anew.
 _KEPT = 256
 
 
 class _Call:
-    """One call: the plan, the operands it runs on, and the engine of its family."""
+    """One call: the plan, the operands it runs on, and the engine of its family.
 
-    def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False) -> None:
+    ``now`` has all values checked at once. Else large operands are looked at when a tile of them is in the cache.
+    """
+
+    def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False, now: bool = False) -> None:
         self._plan = plan
         self._loss = plan.loss
         self._options = dict(plan.options)
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
         self._wants_extras = extras
+        self._now = now
+        self._look: Callable[[Mapping[str, Array]], bool] | None = None  # what tiles are yet to look at
         self._extras: Any = None  # linear cross-entropy's
         self._lost: Array | None = None  # rows with a target out of range, in the chapter's shape of items
         try:
@@ -233,7 +253,10 @@ class _Call:
         key = (*given, *[(array.shape, array.dtype) for array in given.values()])
         layout: _Layout | None = kept.get(key)
         if layout is not None:
-            check_values(loss, self._options, given)
+            if layout.tile is None and not self._now:
+                self._look = LOOKS.get(loss.kind)
+            if self._look is None:
+                check_values(loss, self._options, given)
             return layout.arranged.of(given), layout
         arranged = arrange(loss, self._options, given)
         layout = _Layout(self._plan, arranged)
@@ -349,8 +372,9 @@ class _Call:
             options = layout.chapter_options
             gradient = views.get("log_probs")
             return ctc.run(layout.chapter, arranged.operands, options, layout.math, upstream, items_view, gradient)
+        seen = _Seen(layout.chapter, self._look)
         tiles = Pass(
-            layout.chapter,
+            layout.chapter if self._look is None else seen,
             arranged.operands,
             layout.chapter_options,
             layout.math,
@@ -362,7 +386,10 @@ class _Call:
             offsets,
             sparse=_SPARSE.get(self._plan.kind, ""),
         )
-        return tiles.run() if layout.tile is None else tiles.run_single(layout.tile)
+        total = tiles.run() if layout.tile is None else tiles.run_single(layout.tile)
+        if seen.doubtful:
+            check_values(self._loss, self._options, self._given)
+        return total
 
     def _run_linear(self, upstream: float | Array, items: Array | None, gradients: Mapping[str, Array]) -> float:
         from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
-from portaloss.reference.notation import OneHot, Scaled, Terms
+from portaloss.reference.notation import OneHot, Product, Scaled, Sum, Terms
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -184,36 +184,59 @@ def tile_size(elements: int, math: np.dtype[Any], axis: int | None) -> int:
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
     """The shape that arrays broadcast to. Mostly they are of one shape, and NumPy's own check costs microseconds."""
-    shapes = {array.shape for array in arrays}
-    return shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
+    return broadcast_shapes(*(array.shape for array in arrays))
 
 
-def sum_of(items: Array | Scaled) -> float:
+def broadcast_shapes(*shapes: Shape) -> Shape:
+    """The shape that these broadcast to."""
+    different = set(shapes)
+    return different.pop() if len(different) == 1 else np.broadcast_shapes(*different)
+
+
+def sum_of(items: Array | Product) -> float:
     """The sum of all items: runs of ``RUN`` neighbours in the items' dtype, and those sums in float64.
 
     All in float64 would take NumPy four times as long. In float32 a run's sum is off by as little as its items are, and
     no more of it is lost later, however many runs there are.
     """
-    factors = None if (items.array if isinstance(items, Scaled) else items).size <= MANY else _flat_factors(items)
-    if factors is not None:
-        whole = factors[0].size // RUN * RUN
-        runs, rest = ([flat[part] for flat in factors] for part in (slice(whole), slice(whole, None)))
-        products = "ij->i" if len(factors) == 1 else "ij,ij->i"
-        total = np.add.reduce(np.einsum(products, *(flat.reshape(-1, RUN) for flat in runs)), dtype=np.float64)
+    if isinstance(items, Sum):
+        shapes = [_shape(part) for part in items.parts]
+        size = prod(broadcast_shapes(*shapes))  # a part that does not depend on all operands is there many times
+        return sum(sum_of(p) * (size // max(prod(shape), 1)) for p, shape in zip(items.parts, shapes, strict=True))
+    factors, scale = _factors(items)
+    if factors[0].size > MANY and (flat := _flat(factors)) is not None:
+        whole = flat[0].size // RUN * RUN
+        runs, rest = ([array[part] for array in flat] for part in (slice(whole), slice(whole, None)))
+        products = "ij->i" if len(flat) == 1 else "ij,ij->i"
+        total = np.add.reduce(np.einsum(products, *(array.reshape(-1, RUN) for array in runs)), dtype=np.float64)
         total += np.add.reduce(prod(rest), dtype=np.float64)
         if isfinite(total):  # else a run may have overflowed, though float64 holds the sum
-            return float(total)
-    array = items.times(1.0) if isinstance(items, Scaled) else items  # not asarray, which costs microseconds
-    return float(np.add.reduce(array, axis=None, dtype=np.float64))
+            return float(total) * scale
+    array = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+    return float(np.add.reduce(array, axis=None, dtype=np.float64)) * scale
 
 
-def _flat_factors(items: Array | Scaled) -> list[Array] | None:
-    """One or two arrays whose product the items are, in the order of memory; None where it takes a copy."""
-    factors = [items]
-    if isinstance(items, Scaled):
-        factors = [items.array, items.factor]
-        if any(factor.strides != factors[0].strides or factor.shape != factors[0].shape for factor in factors):
-            factors = [np.asarray(items)]
+def _shape(items: Array | Scaled) -> Shape:
+    if not isinstance(items, Scaled):
+        return items.shape
+    return broadcast_shapes(items.array.shape, np.shape(items.factor), np.shape(items.divisor))
+
+
+def _factors(items: Array | Product) -> tuple[list[Array], float]:
+    """One or two arrays, and a number: the items are their product."""
+    if not isinstance(items, Scaled):
+        return [items if isinstance(items, np.ndarray) else np.asarray(items)], 1.0
+    if isinstance(items.divisor, np.ndarray):
+        return [np.asarray(items)], 1.0
+    if isinstance(items.factor, np.ndarray):
+        return [items.array, items.factor], 1.0 / items.divisor
+    return [items.array], items.factor / items.divisor
+
+
+def _flat(factors: list[Array]) -> list[Array] | None:
+    """The arrays in the order of memory; None where it takes a copy, or where they lie in different orders."""
+    if any(factor.strides != factors[0].strides or factor.shape != factors[0].shape for factor in factors):
+        factors = [np.multiply(*factors)]
     flat = [factor.ravel(order="K") for factor in factors]
     return flat if all(array.base is not None for array in flat) else None
 
