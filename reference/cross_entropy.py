@@ -127,8 +127,12 @@ from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
-#: Rows with no logit beyond this need no maximum: exp(2 PLAIN), times any number of classes, is far from overflow.
-PLAIN = 30.0
+#: Rows with no logit below -PLAIN and no sum of exponentials above MOST need no maximum: all of exp(x) is normal, and
+#: MOST exp(PLAIN), the largest ratio of a sum to a term, is far from overflow.
+PLAIN, MOST = 30.0, 2.0**64
+
+#: Rows with no logit beyond this are summed up as they are.
+UNSHIFTED = 60.0
 
 
 def cross_entropy(
@@ -259,10 +263,11 @@ class _Softmax(NamedTuple):
 
 def _softmax(x: Array, t: Array, *, alone: bool) -> _Softmax:
     """``alone``: whether the cost of t is all that is wanted, and not that of other classes."""
-    # two numbers for all rows together: along short rows NumPy takes eight times as long to find a maximum
-    if alone and np.max(x, initial=0.0) <= PLAIN and np.min(x, initial=0.0) >= -PLAIN:
+    # one number for all rows together: along short rows NumPy takes eight times as long to find a minimum
+    if alone and np.min(x, initial=0.0) >= -PLAIN:
         terms, place, term, rest = _apart(np.exp(x), t)
-        return _Softmax(np.log1p(rest / term), terms, term, rest, place)
+        if np.max(rest + term, initial=0.0) <= MOST:
+            return _Softmax(np.log1p(rest / term), terms, term, rest, place)
 
     m = np.maximum.reduce(x, axis=1, keepdims=True)
     exponentials, largest = _exponentials(x, m)
@@ -273,7 +278,8 @@ def _softmax(x: Array, t: Array, *, alone: bool) -> _Softmax:
     np.log1p(log_sum, out=log_sum)
     cost = gap + log_sum
     if alone:  # a row's result does not depend on its neighbours
-        plain = (m <= PLAIN) & (np.minimum.reduce(x, axis=1, keepdims=True) >= -PLAIN)
+        plain = (np.minimum.reduce(x, axis=1, keepdims=True) >= -PLAIN) & (rest + term <= MOST)
+        plain &= m <= UNSHIFTED  # else the sum is of other terms
         ratio = np.divide(rest, term, out=np.zeros_like(rest), where=plain)
         np.copyto(cost, np.log1p(ratio), where=plain)
     return _Softmax(cost, terms, term, rest, place, m, log_sum)
@@ -293,7 +299,7 @@ def _exponentials(x: Array, m: Array) -> tuple[Array, Array]:
 
     Whether a row is shifted depends on that row only, so its result doesn't depend on its neighbours.
     """
-    shifted = m > 60.0
+    shifted = m > UNSHIFTED
     negative = m < 0.0
     if negative.any():
         # exp(-80) and all above it are normal numbers in float32
