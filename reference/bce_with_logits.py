@@ -93,7 +93,9 @@ With p = 3 a yes counts three times.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from typing import Any
+
+from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, np, over, step
 
 
 def bce_with_logits(
@@ -117,13 +119,11 @@ def bce_with_logits(
     positive = step(input >= 0, input)
     tail = np.abs(input)
     tail *= -1
-    tail = np.exp(tail)  # e
+    tail = over(np.exp, tail)  # e
     log_tail = np.log1p(tail)
     gap, both = _gap_and_both(positive, target, pos_weight)
 
-    # in place where an array is not needed again: a tile and its temporaries share the cache
-    loss = input * gap
-    loss += log_tail if pos_weight is None else both * log_tail
+    loss: Any = Sum((Scaled(input, gap), log_tail if pos_weight is None else both * log_tail))
     lost = input == -np.inf
     if lost.any():
         loss = np.where(lost, (1 - target) * input - both * input, loss)  # the infinite terms of PyTorch's sum
@@ -136,11 +136,10 @@ def bce_with_logits(
         positive *= -2
         positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
         tail *= positive
-        slope = gap
-        slope += tail if pos_weight is None else both * tail
+        slope = over(np.add, tail if pos_weight is None else both * tail, gap)
         derivatives["input"] = slope if weight is None else slope * weight
 
-    return (loss if weight is None else loss * weight), derivatives
+    return (loss if weight is None else np.asarray(loss) * weight), derivatives
 
 
 def magnitudes(

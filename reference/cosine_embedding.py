@@ -25,10 +25,11 @@ The derivative, step by step
 1. Let a = x·x + ε, b = y·y + ε, so that cos = x·y a^(-1/2) b^(-1/2).
 2. By the product rule, with ∂(x·y)/∂x = y and ∂a/∂x = 2x::
 
-       ∂cos/∂x = y / √(ab) - (x·y / √(ab)) x / a = y / √(ab) - cos x / a
+       ∂cos/∂x = y / √(ab) - (x·y / √(ab)) x / a = (y - (x·y / a) x) / √(ab)
 
-   and the same with x and y, a and b exchanged. But for ε, x · ∂cos/∂x = cos - cos = 0: a step along x changes only its
-   length, and cos does not see it. All of the gradient turns the vector.
+   This is y without its part along x, times one number a row, which is left to the end. And the same with x and y, a
+   and b exchanged. But for ε, x · ∂cos/∂x = cos - cos = 0: a step along x changes only its length, and cos does not
+   see it. All of the gradient turns the vector.
 3. ∂ℓ/∂cos is -1 where t = 1; 1 where t = -1 and cos ≥ m; else 0.
 
 Kinks and conventions
@@ -47,7 +48,7 @@ So for lengths between 1e77 and 1e154 this chapter gives the cosine, and PyTorch
 on; here a, b and what follows from them are float64, since there is one of each in a row.
 
 Where a is inf and x·y finite, cos is 0, and PyTorch's derivative in y is nan: its backward pass has 0 · inf. The factor
-a/a below is 1, or there nan.
+a/a below is 1, or there nan. x·y / a may overflow in float32, where x is tiny and y huge; the derivative then does not.
 
 1 - cos cancels for near-parallel vectors, and x·y may cancel for near-orthogonal ones: what was lost in rounding the
 products is gone. ``magnitudes`` counts the terms: 1 + Σ|x y| / √(ab).
@@ -73,7 +74,7 @@ in x of the first is -(4, 3) / 25 + 0.96 (3, 4) / 25, at right angles to x.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
 from portaloss.reference.rows import sum_products
 
 #: ε: PyTorch declares it as a float32 constant.
@@ -94,23 +95,30 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
     dtype = input1.dtype
     similar, different = target == 1, target == -1
     square1, square2, lengths = _lengths(input1, input2)
-    cosine = sum_products(input1, input2) / lengths
+    dot = sum_products(input1, input2)
+    cosine = dot / lengths
 
     items = np.where(similar, 1 - cosine, np.where(different, np.maximum(cosine - margin, 0), 0))
 
     if "input1" in wants or "input2" in wants:
-        slope = step(different & (cosine >= margin), cosine) - similar  # ∂ℓ/∂cos
-        with np.errstate(divide="ignore"):
-            across = (lengths / slope).astype(dtype)  # to divide by: one rounding less than a factor would have
-        slope *= cosine
+        slope = (step(different & (cosine >= margin), cosine) - similar) / lengths  # ∂ℓ/∂(x·y)
         if "input1" in wants:
-            along = _once(slope * (square2 / square2) / square1, input1, input2)
-            derivatives["input1"] = input2 / across - along.astype(dtype) * input1
+            along = _once(dot / square1 * (square2 / square2), input1, input2)
+            derivatives["input1"] = _across(input2, input1, along, slope)
         if "input2" in wants:
-            along = _once(slope * (square1 / square1) / square2, input2, input1)
-            derivatives["input2"] = input1 / across - along.astype(dtype) * input2
+            along = _once(dot / square2 * (square1 / square1), input2, input1)
+            derivatives["input2"] = _across(input1, input2, along, slope)
 
     return items.astype(dtype), derivatives
+
+
+def _across(other: Array, own: Array, along: Array, slope: Array) -> Array | Scaled:
+    """What is left of the other vector without its part along this one, times one number a row."""
+    parts = (-along).astype(own.dtype)
+    if np.isinf(parts).any():  # one is tiny, the other huge
+        across: Array = (other - along * own) * slope
+        return across.astype(own.dtype)
+    return Scaled(over(np.add, parts * own, other), slope)
 
 
 def _lengths(x: Array, y: Array) -> tuple[Array, Array, Array]:

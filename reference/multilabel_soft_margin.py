@@ -75,7 +75,7 @@ True
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
 
@@ -96,10 +96,15 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
     np.negative(tail, out=tail)
     np.exp(tail, out=tail)  # e; in place, as below: a tile and its temporaries share the cache
 
-    costs = input * gap
-    costs += np.log1p(tail)
-    if "weight" in wants:
-        derivatives["weight"] = costs / classes
+    log_tail = np.log1p(tail)
+    if weight is None and "weight" not in wants and gap.shape == input.shape:
+        items = sum_products(input, gap) + sum_products(log_tail)  # nobody has to write the costs
+    else:
+        costs = input * gap
+        costs += log_tail
+        items = sum_products(costs) if weight is None else sum_products(costs, weight)
+        if "weight" in wants:
+            derivatives["weight"] = costs / classes
 
     if "input" in wants:
         tail /= 1 + tail
@@ -107,11 +112,10 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
         positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
         tail *= positive
         gap += tail
-        derivatives["input"] = gap / classes if weight is None else gap * (weight / classes)
+        derivatives["input"] = Scaled(gap, 1.0, classes) if weight is None else gap * (weight / classes)
     if "target" in wants:
-        derivatives["target"] = input / -classes if weight is None else input * (weight / -classes)
+        derivatives["target"] = Scaled(input, -1.0, classes) if weight is None else input * (weight / -classes)
 
-    items = sum_products(costs) if weight is None else sum_products(costs, weight)
     return (items / classes).astype(input.dtype, copy=False), derivatives
 
 

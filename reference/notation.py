@@ -139,7 +139,10 @@ def step(condition: Array, like: Array) -> Array:
 
 def over(function: Any, x: Array, *others: Any) -> Array:
     """A ufunc of x and others, written over x where that can be: not where others are of more elements."""
-    fits = isinstance(x, np.ndarray) and all(np.ndim(y) == 0 or np.shape(y) == x.shape for y in others)
+    fits = isinstance(x, np.ndarray)
+    for y in others:
+        if np.ndim(y) and y.shape != x.shape:
+            fits = fits and np.broadcast_shapes(x.shape, y.shape) == x.shape
     value: Array = function(x, *others, out=x) if fits else function(x, *others)
     return value
 

@@ -91,7 +91,7 @@ from fractions import Fraction
 from math import isinf
 from typing import NamedTuple
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
 from portaloss.reference.rows import sum_products
 
 
@@ -120,9 +120,9 @@ def triplet_margin(
     """
     derivatives: Derivatives = {}
     differentiate = bool(wants)
-    near = _norm(anchor - positive + eps, p, differentiate)
-    far = _norm(anchor - negative + eps, p, differentiate)
-    side = _norm(positive - negative + eps, p, differentiate) if swap else None
+    near = _norm(_difference(anchor, positive, eps), p, differentiate)
+    far = _norm(_difference(anchor, negative, eps), p, differentiate)
+    side = _norm(_difference(positive, negative, eps), p, differentiate) if swap else None
 
     excess = margin + near.length - (far.length if side is None else np.minimum(far.length, side.length))
     items = np.maximum(excess, 0)
@@ -134,7 +134,7 @@ def triplet_margin(
         pull = near.slope(active, features)
         push = far.slope(share, features)
         if "anchor" in wants:
-            derivatives["anchor"] = pull - push
+            derivatives["anchor"] = pull - push  # a new array: the others are wanted as well
         if "positive" in wants:
             derivatives["positive"] = Scaled(pull, -1.0)
         if "negative" in wants:
@@ -149,6 +149,11 @@ def triplet_margin(
     return items.astype(anchor.dtype), derivatives
 
 
+def _difference(x: Array, y: Array, eps: float) -> Array:
+    """x - y + ε."""
+    return over(np.add, x - y, eps)
+
+
 class _Norm(NamedTuple):
     """‖u‖, and its derivative as a quotient: a direction, with one number a feature, over one number a row."""
 
@@ -157,14 +162,13 @@ class _Norm(NamedTuple):
     divisor: Array | float
 
     def slope(self, upstream: Array, features: int) -> Array:
-        """The derivative times one number a row. A single feature that broadcasts to many gets a share for each."""
+        """The derivative times one number a row, over the direction. A single feature of many gets a share for each."""
         with np.errstate(divide="ignore"):
             # inf where upstream is 0. To multiply with a reciprocal would be no faster, and one rounding more.
             divisor = self.divisor / upstream
         if self.direction.shape[1] < features:
             divisor = divisor * features
-        slope: Array = self.direction / divisor.astype(self.direction.dtype)
-        return slope
+        return over(np.divide, self.direction, divisor.astype(self.direction.dtype))
 
 
 def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
