@@ -112,9 +112,9 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
         positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
         tail *= positive
         gap += tail
-        derivatives["input"] = Scaled(gap, 1.0, classes) if weight is None else gap * (weight / classes)
+        derivatives["input"] = Scaled(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
     if "target" in wants:
-        derivatives["target"] = Scaled(input, -1.0, classes) if weight is None else input * (weight / -classes)
+        derivatives["target"] = Scaled(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
 
     return (items / classes).astype(input.dtype, copy=False), derivatives
 
