@@ -62,9 +62,12 @@ def _require_reduction(reduction: Any, text: str) -> None:
 
 def warn_of_sizes(input: Any, target: Any) -> None:
     """Warn where a target of another size is about to be broadcast: more often a mistake than meant."""
-    sizes = getattr(input, "shape", None), getattr(target, "shape", None)  # what has none is refused later
-    if None not in sizes and sizes[0] != sizes[1]:
+    try:
+        alike = input.shape == target.shape
+    except AttributeError:  # what has no shape is refused later
+        return
+    if not alike:
         warn(
-            f"Using a target size ({sizes[1]}) that is different to the input size ({sizes[0]}). This will likely lead "
-            "to incorrect results due to broadcasting. Please ensure they have the same size."
+            f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). This will "
+            "likely lead to incorrect results due to broadcasting. Please ensure they have the same size."
         )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
+from torch.autograd import forward_ad, profiler
 
 from portaloss import gradients, targets_mode
 from portaloss.catalogue import LOSSES
@@ -100,11 +101,11 @@ def _watched() -> bool:
     """Whether anything but autograd is to see our operator: a mode, a transform, a profiler, ``value_and_grad``."""
     return bool(
         _modes._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0
         or _modes._len_torch_dispatch_stack()
         or _modes._len_torch_function_stack()
-        or torch.is_autocast_enabled("cpu")
-        or torch.autograd.profiler._is_profiler_enabled
+        or _modes._is_any_autocast_enabled()
+        or profiler._is_profiler_enabled
         or gradients.active() is not None
         or targets_mode.mode("raise") != "raise"
     )
@@ -119,17 +120,24 @@ def _alike(operands: _Operands, *names: str) -> list[Tensor] | None:
         return None
     found = [operands[name] for name in names]
     shape = found[0].shape
-    return found if all(tensor.shape == shape for tensor in found) else None
+    for tensor in found[1:]:
+        if tensor.shape != shape:
+            return None
+    return found
 
 
 def _pointwise(function: Callable[..., Tensor], *names: str, floating: bool = True) -> _Way:
     """A function of input and target, the reduction and these options; of a floating target, if it has to be."""
 
     def way(operands: _Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-        found = _alike(operands, "input", "target")
-        if found is None or (floating and not found[1].is_floating_point()):
+        if len(operands) != 2:
             return None
-        return function(*found, reduction, *[options[name] for name in names])
+        input, target = operands.values()
+        if input.shape != target.shape or (floating and not target.is_floating_point()):
+            return None
+        if not names:
+            return function(input, target, reduction)
+        return function(input, target, reduction, *[options[name] for name in names])
 
     return way
 
