@@ -71,8 +71,8 @@ class Pass:
         shape = broadcast(self.operands.values())
         limit = tile_size(prod(shape), self.math, self.axis)
         if self.sparse and self.axis is not None:
-            # of a sparse one's tile little is touched; but its gradient's memory is, by all threads
-            limit = TILE * min(shape[self.axis], 64)
+            # a sparse one is read in one class a row; but its gradient's memory is touched as a whole, by all threads
+            limit = TILE * (min(shape[self.axis], 64) if self.gradients else shape[self.axis])
         if prod(shape) <= limit:
             with np.errstate(all="ignore"):
                 return self.run_single(shape)
