@@ -190,3 +190,4 @@ def test_parts_of_a_sum_count_as_often_as_they_are_broadcast() -> None:
     expected = rows + columns / 2 - rows * columns
     np.testing.assert_array_equal(np.asarray(items), expected)
     assert tiles.sum_of(items) == expected.sum()
+    assert tiles.sum_of(Sum((np.zeros((0, 1)), np.array([np.nan])))) == 0.0  # it is there no time

@@ -202,7 +202,9 @@ def sum_of(items: Array | Product) -> float:
     if isinstance(items, Sum):
         shapes = [_shape(part) for part in items.parts]
         size = prod(broadcast_shapes(*shapes))  # a part that does not depend on all operands is there many times
-        return sum(sum_of(p) * (size // max(prod(shape), 1)) for p, shape in zip(items.parts, shapes, strict=True))
+        if size == 0:
+            return 0.0
+        return sum(sum_of(part) * (size // prod(shape)) for part, shape in zip(items.parts, shapes, strict=True))
     factors, scale = _factors(items)
     if factors[0].size > MANY and (flat := _flat(factors)) is not None:
         whole = flat[0].size // RUN * RUN
