@@ -73,7 +73,7 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
         if "target" in wants:
             derivatives["target"] = Scaled(slope, -1.0)
 
-        if weight is None:
+        if weight is None and "weight" not in wants:
             return Scaled(e, sign), derivatives  # |e|, which nobody has to write
 
     loss = np.abs(e)
