@@ -60,9 +60,9 @@ j ≠ t::
 
 has full precision, from the smallest number for a confident row up. Where no logit is below -30 and Σ not above 2^64,
 that is the whole story: nothing overflows or vanishes, and no maximum is needed. Elsewhere exp overflows, so one
-subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny part,
-which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum. Here it
-is the target's again, and with gap = m - x[t] ≥ 0::
+subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny
+part, which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum.
+Here it is the target's again, and with gap = m - x[t] ≥ 0::
 
     L[t] = gap + log1p(r / exp(m) + expm1(-gap))
 
