@@ -181,6 +181,15 @@ def burst(way: Callable[[], object]) -> float:
     return 1e6 * (perf_counter() - start) / BURST
 
 
+NOTE = (
+    "Small tensors are given to PyTorch's own operators where those keep our bounds",
+    "(`portaloss/torch_ops/small.py`). What is more than PyTorch's is Python on the way to them, some 3 µs, and",
+    "in `cross_entropy` another 3 for the question whether a target is so certain that p - 1, as PyTorch computes",
+    "it, has lost its digits (*confident*: then it is computed in float64). `ctc_loss` and the margin losses of",
+    "several classes go all the way to our kernels where a gradient is wanted, since PyTorch's cannot be",
+    "differentiated again.",
+)
+
 COLUMNS = ("loss", "PyTorch", "tensors", "tensors / PyTorch", "arrays", "plan")
 
 
@@ -210,6 +219,8 @@ def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "pass on the CPU, [32, 10] or 64 elements (CTC: 12 steps, 4 samples, 10 classes), float32, mean, one thread.",
         "*PyTorch* is eager PyTorch and *tensors* is portaloss on the same tensors, `torch.autograd.grad` included in",
         "both; *arrays* is `portaloss.value_and_grad` on NumPy arrays and *plan* `plan.forward_with_gradients`.",
+        "",
+        *NOTE,
         "",
         f"{summary(about)}.",
         "",
