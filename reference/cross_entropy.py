@@ -58,8 +58,8 @@ j ≠ t::
 
     L[t] = log(1 + r / e[t]) = log1p(r / e[t])
 
-has full precision, from the smallest number for a confident row up. Where no logit is below -30 and Σ not above 2^64,
-that is the whole story: nothing overflows or vanishes, and no maximum is needed. Elsewhere exp overflows, so one
+has full precision, from the smallest number for a confident row up. Where Σ is from 1/2 to 2^86 and e[t] is not below
+2^-40, that is the whole story: nothing overflows or vanishes that matters, and no maximum is needed. Elsewhere one
 subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny
 part, which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum.
 Here it is the target's again, and with gap = m - x[t] ≥ 0::
@@ -127,12 +127,9 @@ from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
-#: Rows with no logit below -PLAIN and no sum of exponentials above MOST need no maximum: all of exp(x) is normal, and
-#: MOST exp(PLAIN), the largest ratio of a sum to a term, is far from overflow.
-PLAIN, MOST = 30.0, 2.0**64
-
-#: Rows with no logit beyond this are summed up as they are.
-UNSHIFTED = 60.0
+#: Rows whose Σ is from LEAST to MOST, and e of the target OWN at least, need no maximum: exp(x) vanishes only where p
+#: does, and MOST / OWN, the largest ratio of a sum to a term, does not overflow.
+LEAST, MOST, OWN = 0.5, 2.0**86, 2.0**-40
 
 
 def cross_entropy(
@@ -263,23 +260,23 @@ class _Softmax(NamedTuple):
 
 def _softmax(x: Array, t: Array, *, alone: bool) -> _Softmax:
     """``alone``: whether the cost of t is all that is wanted, and not that of other classes."""
-    # one number for all rows together: along short rows NumPy takes eight times as long to find a minimum
-    if alone and np.min(x, initial=0.0) >= -PLAIN:
+    plain: Array | None = None
+    if alone:  # found out from Σ, since to look for the largest and the least logit first takes longer than exp itself
         terms, place, term, rest = _apart(np.exp(x), t)
-        if np.max(rest + term, initial=0.0) <= MOST:
+        total = rest + term
+        plain = (term >= OWN) & (total >= LEAST) & (total <= MOST)
+        if plain.all():
             return _Softmax(np.log1p(rest / term), terms, term, rest, place)
 
     m = np.maximum.reduce(x, axis=1, keepdims=True)
-    exponentials, largest = _exponentials(x, m)
+    exponentials, largest = _exponentials(x, m, plain)
     terms, place, term, rest = _apart(exponentials, t)
     gap = m - x.reshape(-1, order="A")[place]
     log_sum = np.expm1(-gap)
     log_sum += rest / largest
     np.log1p(log_sum, out=log_sum)
     cost = gap + log_sum
-    if alone:  # a row's result does not depend on its neighbours
-        plain = (np.minimum.reduce(x, axis=1, keepdims=True) >= -PLAIN) & (rest + term <= MOST)
-        plain &= m <= UNSHIFTED  # else the sum is of other terms
+    if plain is not None:  # a row's result does not depend on its neighbours
         ratio = np.divide(rest, term, out=np.zeros_like(rest), where=plain)
         np.copyto(cost, np.log1p(ratio), where=plain)
     return _Softmax(cost, terms, term, rest, place, m, log_sum)
@@ -294,16 +291,18 @@ def _apart(terms: Array, t: Array) -> tuple[Array, Array, Array, Array]:
     return terms, place, term, sum_rows(terms)
 
 
-def _exponentials(x: Array, m: Array) -> tuple[Array, Array]:
+def _exponentials(x: Array, m: Array, plain: Array | None) -> tuple[Array, Array]:
     """Exponentials of the rows and of their maxima m, shifted where they must be.
 
     Whether a row is shifted depends on that row only, so its result doesn't depend on its neighbours.
     """
-    shifted = m > UNSHIFTED
+    shifted = m > 60.0
     negative = m < 0.0
     if negative.any():
         # exp(-80) and all above it are normal numbers in float32
         shifted |= negative & (np.minimum.reduce(x, axis=1, keepdims=True) < -80.0)
+    if plain is not None:
+        shifted &= ~plain
     if not shifted.any():
         return np.exp(x), np.exp(m)
 

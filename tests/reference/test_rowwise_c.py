@@ -512,6 +512,32 @@ def test_memory_order_and_neighbours_do_not_matter(chapter):
     np.testing.assert_array_equal(again_derivatives["input"][0], derivatives["input"][0])
 
 
+def test_cross_entropy_of_rows_that_need_no_maximum_beside_rows_that_do():
+    x = float32(np.random.default_rng(18), (10, 12), 2.0)
+    x[1, 5] = -200.0  # exp vanishes, and so does p
+    x[2, 5] = -INF
+    x[3] -= np.log(np.exp(x[3]).sum())  # log-probabilities: the sum is 1
+    x[4] -= 100.0  # the sum vanishes
+    x[5, 0] = -35.0  # the target's term is small
+    x[6, 3], x[7, 3], x[8, 3] = 58.0, 61.0, 1000.0
+    x[9] -= 85.0  # exp is normal for some only
+    t = np.zeros((10, 1), np.int64)
+    items, derivatives = cross_entropy(x, t, wants=("input",))
+    for i in range(len(x)):
+        alike, alike_derivatives = cross_entropy(np.repeat(x[i : i + 1], len(x), axis=0), t, wants=("input",))
+        np.testing.assert_array_equal(alike[0], items[i])
+        np.testing.assert_array_equal(alike_derivatives["input"][0], derivatives["input"][i])
+
+    wide = x.astype(np.longdouble)
+    p = np.exp(wide - wide.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    slope = p.copy()
+    slope[:, 0] -= 1.0
+    # parity's bound is seven units in the last place, of a number that is normal
+    np.testing.assert_allclose(items[:, 0], -np.log(p[:, 0]), rtol=8 * 2.0**-23)
+    np.testing.assert_allclose(np.asarray(derivatives["input"]), slope, rtol=8 * 2.0**-23, atol=2.0**-126)
+
+
 def test_the_margin_losses_take_more_axes_too():
     rng = np.random.default_rng(16)
     x = rng.standard_normal((3, 4, 5))
