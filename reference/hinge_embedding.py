@@ -34,8 +34,8 @@ not reach the part that t has not chosen, and the derivative is never nan.
 What overflows or cancels
 -------------------------
 m - x is one rounding. To choose by a product with [t ≠ 1], 0 or 1, is several times faster than by a branch, but
-0 · inf is nan. A result that is not finite is rare, and then the choice is made over again by branches. The derivative
-is made of zeros and ones alone.
+0 · inf is nan. An m - x that is not finite is rare, and then the choice is made by branches. The derivative is made of
+zeros and ones alone.
 
 Source: Jane Bromley and others, "Signature Verification Using a Siamese Time Delay Neural Network", Advances in Neural
 Information Processing Systems 6 (1993); Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality Reduction by
@@ -57,7 +57,7 @@ m = 1. By hand: 0.25; 1 - 0.25; at the margin 0, still with the slope of -1; bey
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, np, over, step
 
 
 def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: Wants = ()) -> Terms:
@@ -75,14 +75,14 @@ def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: 
     far = step(target != 1, input)
 
     if "input" in wants:
-        derivatives["input"] = near - far * step(gap >= 0, input)
+        push = over(np.negative, over(np.multiply, step(gap >= 0, input), far))
+        derivatives["input"] = over(np.add, push, near)
 
-    room = np.clip(gap, 0, np.inf)
-    loss = near * input
-    loss += far * room
-    if not np.isfinite(loss).all():
-        loss = np.where(target != -1, input, 0) + np.where(target != 1, room, 0)
-    return loss, derivatives
+    finite = np.isfinite(gap).all()
+    room = over(np.clip, gap, 0, np.inf)
+    if not finite:
+        return np.where(target != -1, input, 0) + np.where(target != 1, room, 0), derivatives
+    return Sum((Scaled(near, input), Scaled(far, room))), derivatives
 
 
 __all__ = ["hinge_embedding"]
