@@ -49,7 +49,7 @@ By hand: e = 2, -1.5 and 0, a tie.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, sign
 
 
 def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -65,16 +65,15 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
     e = input - target
 
     if "input" in wants or "target" in wants:
-        # one byte an element until the end: half the time of two arrays of floats, or of np.sign, which keeps nan
-        sign = ((e > 0).view(np.int8) - (e < 0).view(np.int8)).astype(e.dtype)
-        slope = sign if weight is None else sign * weight
+        way = sign(e)
+        slope = way if weight is None else way * weight
         if "input" in wants:
             derivatives["input"] = slope
         if "target" in wants:
             derivatives["target"] = Scaled(slope, -1.0)
 
         if weight is None and "weight" not in wants:
-            return Scaled(e, sign), derivatives  # |e|, which nobody has to write
+            return Scaled(e, way), derivatives  # |e|, which nobody has to write
 
     loss = np.abs(e)
     if "weight" in wants:

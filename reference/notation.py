@@ -137,6 +137,11 @@ def step(condition: Array, like: Array) -> Array:
     return condition.astype(like.dtype)
 
 
+def sign(x: Array) -> Array:
+    """The sign of x; 0 for 0 and nan. Bytes are subtracted faster than floats, and np.sign is slower than both."""
+    return ((x > 0).view(np.int8) - (x < 0).view(np.int8)).astype(x.dtype)
+
+
 def over(function: Any, x: Array, *others: Any) -> Array:
     """A ufunc of x and others, written over x where that can be: not where others are of more elements."""
     fits = isinstance(x, np.ndarray)
@@ -178,5 +183,6 @@ __all__ = [
     "log",
     "np",
     "over",
+    "sign",
     "step",
 ]

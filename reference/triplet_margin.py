@@ -91,7 +91,7 @@ from fractions import Fraction
 from math import isinf
 from typing import NamedTuple
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
+from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, sign, step
 from portaloss.reference.rows import sum_products
 
 
@@ -177,7 +177,7 @@ def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
         length = np.sqrt(sum_products(u, u))
         return _Norm(length, u, _infinite_at_zero(length, length))
     if p == 1:
-        return _Norm(sum_products(np.abs(u)), _sign(u) if differentiate else u, 1.0)
+        return _Norm(sum_products(np.abs(u)), sign(u) if differentiate else u, 1.0)
     if p == 0:
         return _Norm(sum_products(step(u != 0, u)), np.zeros_like(u) if differentiate else u, 1.0)
 
@@ -187,7 +187,7 @@ def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
         if not differentiate:
             return _Norm(length, u, 1.0)
         attained = step(size == length, u)  # nowhere in a row with a nan
-        return _Norm(length, _sign(u) * attained, np.maximum(sum_products(attained), 1))
+        return _Norm(length, sign(u) * attained, np.maximum(sum_products(attained), 1))
 
     with np.errstate(divide="ignore"):
         # |u|^(p-1) with the sign of u. At u = 0 that is infinite for p < 1, and |u|^(p-2) for p < 2.
@@ -211,11 +211,6 @@ def rounded_off_reciprocal(p: float) -> float:
 def _share(far: _Norm, side: _Norm) -> Array:
     """The derivative of min(far, side) in far: 1 where it is the smaller, and 1/2 where they are equal."""
     return 0.5 * (step(far.length <= side.length, far.length) + (far.length < side.length))
-
-
-def _sign(u: Array) -> Array:
-    """The sign of u; 0 for 0 and nan. Bytes are subtracted faster than floats, and np.sign is slower than both."""
-    return np.subtract(u > 0, u < 0, dtype=np.int8).astype(u.dtype)
 
 
 def _infinite_at_zero(divisor: Array, length: Array) -> Array:

@@ -1,9 +1,10 @@
 """Large blocks of memory that are used again: a gradient as large as the last one lies where that one lay.
 
-A large array is fresh from the system, which clears each page as it is first written: a quarter of the time that mean
-squared error takes. A training step frees its gradients before the next step wants as many, so blocks that are freed
-are kept, like those of PyTorch's allocators on GPUs. The system is told that it may have a kept block's pages whenever
-it needs them (madvise(2), MADV_FREE): they count as this process's memory until then, and stand in nobody's way.
+A large array is fresh from the system, which clears each page as it is first written: one more pass over memory, where
+most losses take two or three. A training step frees its gradients before the next step wants as many, so blocks that
+are freed are kept, like those of PyTorch's allocators on GPUs. The system is told that it may have a kept block's pages
+whenever it needs them (madvise(2), MADV_FREE): they count as this process's memory until then, and stand in nobody's
+way.
 """
 
 from __future__ import annotations
