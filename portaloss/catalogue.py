@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
 
@@ -100,7 +101,12 @@ class Loss:
     options: tuple[Option, ...] = ()
     divisor: Divisor = Divisor.ITEMS
 
-    @property
+    @cached_property
+    def differentiable(self) -> tuple[Operand, ...]:
+        """The operands that have a gradient, where their dtype allows."""
+        return tuple(operand for operand in self.operands if operand.differentiable)
+
+    @cached_property
     def name(self) -> str:
         """The chapter of ``reference/``, and the function in it."""
         return self.kind.name.lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from portaloss import arrays, backends, gradients
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import as_reduction, make_plan, result_dtype
+from portaloss.plan import Plan, as_reduction, make_plan, result_dtype
 
 
 def loss(
@@ -41,43 +41,77 @@ def loss(
         from portaloss import torch_ops
 
         return torch_ops.trace(kind.name, reduction, operands, options, dtype)
-    row = LOSSES[kind]
     given = {name: value for name, value in operands.items() if value is not None}
     if kind is LossKind.CTC:
         _lengths_to_arrays(given)
-    if dtype is None and not isinstance(next(iter(given.values())), np.ndarray) and "torch" in sys.modules:
-        value = _small().loss(kind, reduction, given, options)
+    tensors = not isinstance(next(iter(given.values()), None), np.ndarray) and "torch" in sys.modules
+    if tensors and dtype is None:
+        value = _torch_ops().small.loss(kind, reduction, given, options)
         if value is not None:
             return value
-    library = arrays.library_of(given)
-    device = "cpu" if library == arrays.NUMPY else _device(given)
-    if library == arrays.TORCH:
-        from portaloss import torch_ops
-
-        given = torch_ops.autocast.cast(kind.name, given)
-    backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
-    found = dtype or result_dtype(row, given)
-    plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
+    if tensors and sys.modules["torch"]._C._is_any_autocast_enabled():
+        arrays.library_of(given)
+        given = _torch_ops().autocast.cast(kind.name, given)
+    plan = _plan(kind, reduction, given, dtype, options)
     recorder = gradients.active()
     if recorder is not None:
         return recorder.record(plan, given)
-    if library == arrays.NUMPY:
-        forward = plan.forward_with_gradients(given, ())
-        return forward.value if forward.extras is None else (forward.value, forward.extras)
-    return torch_ops.apply(plan, given)
+    if tensors and arrays.is_tensor(next(iter(given.values()))):
+        return _torch_ops().apply(plan, given)
+    forward = plan.forward_with_gradients(given, ())
+    return forward.value if forward.extras is None else (forward.value, forward.extras)
 
 
 @cache
-def _small() -> Any:
-    from portaloss.torch_ops import small
+def _torch_ops() -> Any:
+    from portaloss import torch_ops
 
-    return small
+    return torch_ops
 
 
 def compiling() -> bool:
     """Whether torch.compile is tracing this call."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.compiler.is_dynamo_compiling())
+
+
+#: The plans of calls met before: to make one takes longer than a small loss.
+_plans: dict[Hashable, Plan] = {}
+_KEPT = 1024
+
+
+def _plan(
+    kind: LossKind,
+    reduction: str | LossReduction,
+    given: Mapping[str, Any],
+    dtype: str | None,
+    options: Mapping[str, Any],
+) -> Plan:
+    """The plan of a call: it depends on libraries, dtypes and devices of the operands, not on their shapes."""
+    try:
+        key = (
+            kind,
+            reduction,
+            dtype,
+            *options.items(),
+            *[type(value) for value in options.values()],  # True equals 1.0, and is no number here
+            *[(name, type(value), value.dtype, getattr(value, "device", None)) for name, value in given.items()],
+        )
+        plan = _plans.get(key)
+    except (AttributeError, TypeError):  # what is no array, or no option's value, is refused below
+        key = plan = None
+    if plan is not None:
+        return plan
+    library = arrays.library_of(given)
+    device = "cpu" if library == arrays.NUMPY else _device(given)
+    backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
+    found = dtype or result_dtype(LOSSES[kind], given)
+    plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
+    if library == arrays.NUMPY or len({value.device for value in given.values()}) == 1:
+        if len(_plans) >= _KEPT:
+            _plans.clear()
+        _plans[key] = plan
+    return plan
 
 
 def _lengths_to_arrays(given: dict[str, Any]) -> None:

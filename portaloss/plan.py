@@ -9,6 +9,7 @@ import numbers
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class Plan:
     def loss(self) -> Loss:
         """The kind's row of the catalogue."""
         return LOSSES[self.kind]
+
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        """The options by name."""
+        return MappingProxyType(dict(self.options))
 
     @property
     def sku(self) -> SKU:
@@ -303,13 +309,11 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
 
 def differentiable(loss: Loss, operands: Mapping[str, Any]) -> tuple[str, ...]:
     """The operands of a call that have a gradient."""
-    return tuple(
-        [  # a list is quicker than a generator, and this is part of every small call
-            row.name
-            for row in loss.operands
-            if row.differentiable
-            and row.name in operands
-            and is_floating(operands[row.name])
-            and (row.differentiable_with is None or is_floating(operands[row.differentiable_with]))
-        ]
-    )
+    names = []
+    for row in loss.differentiable:
+        value = operands.get(row.name)
+        if value is None or not is_floating(value):
+            continue
+        if row.differentiable_with is None or is_floating(operands[row.differentiable_with]):
+            names.append(row.name)
+    return tuple(names)

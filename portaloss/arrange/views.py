@@ -35,7 +35,7 @@ class Arranged:
 
     def view(self, name: str, array: Array) -> Array:
         """An array of the shape in which the user gave the operand, seen in the chapter's shape."""
-        return self.views.get(name, as_is)(array)
+        return self.views[name](array) if name in self.views else array
 
     def items_view(self, array: Array) -> Array:
         """An array of ``items_shape``, seen in the shape of the chapter's items."""
@@ -44,6 +44,8 @@ class Arranged:
 
 def apply(operands: Operands, views: dict[str, View]) -> dict[str, Array]:
     """The operands, each seen through its view."""
+    if not views:
+        return dict(operands)
     return {name: views[name](array) if name in views else array for name, array in operands.items()}
 
 

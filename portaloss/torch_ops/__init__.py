@@ -50,7 +50,7 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Any:
 
 
 def _composed(plan: Plan, operands: dict[str, Any]) -> Any:
-    options = dict(plan.options)
+    options = plan.values
     value = composites.loss(plan, operands)
     if not options.get("return_extras"):
         return value

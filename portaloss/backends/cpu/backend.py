@@ -14,7 +14,7 @@ from portaloss import arrays, targets_mode
 from portaloss.arrange import LOOKS, Arranged, arrange, check_values, depends_on_shapes_alone
 from portaloss.backends import Forward
 from portaloss.backends.cpu import ctc, memory
-from portaloss.backends.cpu.casts import math_dtype, narrow_into
+from portaloss.backends.cpu.casts import math_dtype, narrow_into, narrowed
 from portaloss.backends.cpu.chapters import CHAPTERS
 from portaloss.backends.cpu.threads import get_num_threads
 from portaloss.backends.cpu.tiles import TILE, Pass, broadcast, tile_size
@@ -86,7 +86,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
             hidden,
             prod(inner),
             arrays.dtype_of(plan.dtype),
-            dict(plan.options)["max_memory"] or linear_cross_entropy.MAX_MEMORY,
+            plan.values["max_memory"] or linear_cross_entropy.MAX_MEMORY,
         )
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], math)
@@ -109,37 +109,32 @@ def check(plan: Plan, operands: Mapping[str, Any]) -> None:
 
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
     """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
-    library = arrays.library_of(operands)
-    call = _Call(plan, operands, extras=dict(plan.options).get("return_extras", False))
+    call = _Call(plan, operands, extras=plan.values.get("return_extras", False))
+    library = call.library
     if plan.reduction is LossReduction.NONE:
         items = memory.empty(call.arranged.items_shape, call.dtype)
         with np.errstate(all="ignore"):
             call.run(1.0, items=items)
         return Forward(arrays.like(items, library), extras=call.extras(library))
 
-    early = [name for name in wants if not call.depends_on_total(name)]
-    if len(early) < len(wants):
-        early = []  # a gradient that needs the loss itself has to wait for the backward pass
-    gradients = call.gradients(early)
-    value = memory.empty((), call.dtype)
+    if any([call.depends_on_total(name) for name in wants]):
+        wants = ()  # a gradient that needs the loss itself has to wait for the backward pass
+    gradients = call.gradients(wants)
     with np.errstate(all="ignore"):
         by = call.divisor()
         total = call.run(call.scale(by, 1.0), gradients=gradients)
-        if call.dtype.itemsize >= 4:
-            value[...] = call.reduce(total, by)
-        else:
-            narrow_into(np.asarray(call.reduce(total, by)), value)
+        value = narrowed(call.reduce(total, by), call.dtype)
     scalable = True
     for name, gradient in gradients.items():
         scalable = scalable and gradient.dtype.itemsize >= 4
         gradients[name] = arrays.like(gradient, library)
-    return Forward(arrays.like(value, library), gradients if early else None, scalable, call.extras(library))
+    return Forward(arrays.like(value, library), gradients or None, scalable, call.extras(library))
 
 
 def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
     """The gradients of the wanted operands for an upstream gradient: a number, or with reduction none one an item."""
-    library = arrays.library_of(operands)
     call = _Call(plan, operands)
+    library = call.library
     incoming = np.asarray(upstream) if not arrays.is_tensor(upstream) else arrays.to_numpy(upstream)
     gradients = call.gradients(wants)
     if plan.reduction is LossReduction.NONE:
@@ -179,17 +174,18 @@ class _Layout:
     """What of a call depends on its operands' shapes and dtypes alone. A plan keeps it, for the next call."""
 
     def __init__(self, plan: Plan, arranged: Arranged) -> None:
-        loss, options, operands = plan.loss, dict(plan.options), arranged.operands
+        loss, options, operands = plan.loss, plan.values, arranged.operands
         self.arranged = arranged.of({})
         self.dtype = arrays.dtype_of(plan.dtype)
         self.math = math_dtype(plan.dtype)
         self.chapter = CHAPTERS[plan.kind]
         self.chapter_options = {option.name: options[option.name] for option in loss.options if option.changes_items}
-        self.indices = frozenset(
+        self.sparse = _SPARSE.get(plan.kind, "")
+        self.as_they_are = {self.sparse} | {
             operand.name
             for operand in loss.operands
             if operand.domain in _INDICES and operand.name in operands and operands[operand.name].dtype.kind in "iu"
-        )
+        }
         #: The shape that the operands broadcast to where it is one tile, else None.
         self.tile: tuple[int, ...] | None = None
         if loss.family in (Family.POINTWISE, Family.ROWWISE):
@@ -230,7 +226,8 @@ class _Call:
     def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False, now: bool = False) -> None:
         self._plan = plan
         self._loss = plan.loss
-        self._options = dict(plan.options)
+        self._options = plan.values
+        self.library = arrays.TORCH if arrays.is_tensor(next(iter(operands.values()))) else arrays.NUMPY
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
         self._wants_extras = extras
         self._now = now
@@ -250,7 +247,7 @@ class _Call:
     def _arrange(self) -> tuple[Arranged, _Layout]:
         """The operands, checked and arranged: of shapes met before, only their values are looked at."""
         loss, given, kept = self._loss, self._given, self._plan.kept
-        key = (*given, *[(array.shape, array.dtype) for array in given.values()])
+        key = tuple([(name, array.shape, array.dtype) for name, array in given.items()])
         layout: _Layout | None = kept.get(key)
         if layout is not None:
             if layout.tile is None and not self._now:
@@ -317,8 +314,7 @@ class _Call:
 
     def gradients(self, wants: Collection[str]) -> dict[str, Array]:
         """Where the gradients go: arrays of the operands' own shapes and dtypes, not yet filled."""
-        sparse = _SPARSE.get(self._plan.kind)
-        given = self._given
+        given, sparse = self._given, self._layout.sparse
         return {name: (memory.zeros_like if name == sparse else memory.empty_like)(given[name]) for name in wants}
 
     def run(
@@ -378,13 +374,13 @@ class _Call:
             arranged.operands,
             layout.chapter_options,
             layout.math,
-            layout.indices,
+            layout.as_they_are,
             arranged.axis,
             items_view,
             views,
             upstream,
             offsets,
-            sparse=_SPARSE.get(self._plan.kind, ""),
+            sparse=layout.sparse,
         )
         total = tiles.run() if layout.tile is None else tiles.run_single(layout.tile)
         if seen.doubtful:

@@ -56,6 +56,15 @@ def narrow_into(values: Array, out: Array) -> None:
         np.copyto(out, values, casting="unsafe")
 
 
+def narrowed(value: float, dtype: np.dtype[Any]) -> Array:
+    """A number, rounded to nearest even in that dtype, as an array without axes."""
+    if dtype.itemsize >= 4:
+        return np.array(value, dtype)
+    out = np.empty((), dtype)
+    narrow_into(np.asarray(value), out)
+    return out
+
+
 def _copied_by_torch(values: Array, out: Array) -> bool:
     """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did."""
     torch = sys.modules.get("torch")

@@ -11,7 +11,7 @@ number of threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from math import fsum, isfinite, prod
@@ -27,8 +27,8 @@ from portaloss.reference.notation import OneHot, Product, Scaled, Sum, Terms
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
-#: Keyed by role (operand, gradient, items, upstream) and the operand's name.
-Arrays = Mapping[tuple[str, str], Array]
+#: By the operand's name.
+Arrays = Mapping[str, Array]
 
 #: Elements in a tile, at least: 256 KiB in float32, so that a handful of temporaries fits a 1 MiB L2 cache.
 TILE = 65536
@@ -53,13 +53,13 @@ class Pass:
     """One pass over the operands of a pointwise or rowwise loss. Arrays are in the chapter's shapes."""
 
     chapter: Callable[..., Terms]
-    operands: Mapping[str, Array]
+    operands: Arrays
     options: Mapping[str, Any]
     math: np.dtype[Any]  #: what floating operands are widened to
-    indices: frozenset[str] = frozenset()  #: operands that are class indices, and stay integers
+    as_they_are: Collection[str] = ()  #: operands that are not widened: class indices, and ``sparse``
     axis: int | None = None  #: the class axis, which tiles do not cut; None or 1
     items: Array | None = None  #: where to store the items, if they are wanted
-    gradients: Mapping[str, Array] = field(default_factory=dict)  #: where to store gradients
+    gradients: Arrays = field(default_factory=dict)  #: where to store gradients
     upstream: Array | float = 1.0  #: what derivatives are multiplied by; broadcasts to the items
     offsets: Mapping[str, float] = field(default_factory=dict)  #: taken off a derivative first
     #: The operand that the chapter looks at in one class of a row only: it is not widened, and a tile may be larger.
@@ -79,15 +79,20 @@ class Pass:
 
         shape, arrays = merge_axes(shape, self._arrays(), self.axis)
         tiles = Tiles(shape, self.axis, limit)
-        summed = self._summed(arrays, shape)
+        summed = _summed({name: arrays["gradient", name] for name in self.gradients}, shape)
         sums = OrderedSum({name: arrays["gradient", name].shape for name in summed})
         keep_freed_memory()
-        cuts = [(key, array, array.shape == shape) for key, array in arrays.items()]
+        cuts = [(role, name, array, array.shape == shape) for (role, name), array in arrays.items()]
 
         def visit(index: int) -> None:
             slices = tiles[index]
-            tile = {key: array[slices if spans else cut(slices, array.shape)] for key, array, spans in cuts}
-            total, partials = self._tile(tile, tiles.shape_of(slices), summed)
+            tile: dict[str, dict[str, Array]] = {"operand": {}, "gradient": {}, "items": {}, "upstream": {}}
+            for role, name, array, spans in cuts:
+                tile[role][name] = array[slices if spans else cut(slices, array.shape)]
+            items, upstream = tile["items"].get(""), tile["upstream"].get("", self.upstream)
+            total, partials = self._tile(
+                tile["operand"], items, tile["gradient"], upstream, tiles.shape_of(slices), summed
+            )
             sums.add(index, slices, total, partials)
 
         parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None)
@@ -97,15 +102,11 @@ class Pass:
 
     def run_single(self, shape: Shape) -> float:
         """As ``run``, where the operands are known to broadcast to this shape and to be one tile."""
-        arrays = self._arrays()
-        total, partials = self._tile(arrays, shape, self._summed(arrays, shape))
+        summed = _summed(self.gradients, shape)
+        total, partials = self._tile(self.operands, self.items, self.gradients, self.upstream, shape, summed)
         for name, partial in partials.items():
             narrow_into(partial, self.gradients[name])
         return total
-
-    def _summed(self, arrays: Arrays, shape: Shape) -> frozenset[str]:
-        """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
-        return frozenset(name for name in self.gradients if arrays["gradient", name].shape != shape)
 
     def _arrays(self) -> dict[tuple[str, str], Array]:
         arrays = {("operand", name): array for name, array in self.operands.items()}
@@ -117,34 +118,40 @@ class Pass:
             arrays["upstream", ""] = self.upstream
         return arrays
 
-    def _tile(self, tile: Arrays, shape: Shape, summed: frozenset[str]) -> tuple[float, dict[str, Array]]:
+    def _tile(
+        self,
+        operands: Arrays,
+        items: Array | None,
+        gradients: Arrays,
+        upstream: Array | float,
+        shape: Shape,
+        summed: Collection[str],
+    ) -> tuple[float, dict[str, Array]]:
         """Run the chapter on a tile: the sum of its items, and the sums of gradients over broadcast axes."""
         math = self.math
-        operands = {}
-        for name in self.operands:
-            array = tile["operand", name]
-            as_is = array.dtype == math or name in self.indices or name == self.sparse
-            operands[name] = array if as_is else widen(array, math)
-        items, derivatives = self.chapter(**operands, **self.options, wants=self.gradients)
+        widened = {
+            name: array if array.dtype == math or name in self.as_they_are else widen(array, math)
+            for name, array in operands.items()
+        }
+        computed, derivatives = self.chapter(**widened, **self.options, wants=gradients)
         if self.sparse:
-            items = widen(items, math)
+            computed = widen(computed, math)
         total = 0.0
-        if self.items is not None:
-            narrow_into(np.asarray(items), tile["items", ""])
+        if items is not None:
+            narrow_into(np.asarray(computed), items)
         else:
-            total = sum_of(items)
+            total = sum_of(computed)
 
         partials: dict[str, Array] = {}
         if not derivatives:
             return total, partials
-        upstream: Array | float = self.upstream
         if isinstance(upstream, np.ndarray):
-            upstream = widen(tile["upstream", ""], math)
+            upstream = widen(upstream, math)
         derivative: Any
         for name, derivative in derivatives.items():
             if name in self.offsets:
                 derivative = np.asarray(derivative) - self.offsets[name]
-            out = tile["gradient", name]
+            out = gradients[name]
             if isinstance(derivative, OneHot):
                 derivative.put(upstream, out)
                 continue
@@ -163,6 +170,11 @@ class Pass:
             else:
                 narrow_into(derivative * scale, out)
         return total, partials
+
+
+def _summed(gradients: Arrays, shape: Shape) -> Collection[str]:
+    """The operands that broadcast: their gradients are sums. A tile's shape alone cannot tell, if it is 1 long."""
+    return [name for name, gradient in gradients.items() if gradient.shape != shape]
 
 
 @cache
@@ -210,15 +222,25 @@ def sum_of(items: Array | Product) -> float:
         return sum(sum_of(part) * (size // prod(shape)) for part, shape in zip(items.parts, shapes, strict=True))
     factors, scale = _factors(items)
     if factors[0].size > MANY and (flat := _flat(factors)) is not None:
-        whole = flat[0].size // RUN * RUN
-        runs, rest = ([array[part] for array in flat] for part in (slice(whole), slice(whole, None)))
-        products = "ij->i" if len(flat) == 1 else "ij,ij->i"
-        total = np.add.reduce(np.einsum(products, *(array.reshape(-1, RUN) for array in runs)), dtype=np.float64)
-        total += np.add.reduce(prod(rest), dtype=np.float64)
+        total = _sum_of_runs(flat)
         if isfinite(total):  # else a run may have overflowed, though float64 holds the sum
-            return float(total) * scale
+            return total * scale
     array = factors[0] if len(factors) == 1 else factors[0] * factors[1]
     return float(np.add.reduce(array, axis=None, dtype=np.float64)) * scale
+
+
+def _sum_of_runs(flat: list[Array]) -> float:
+    size = flat[0].size
+    whole = size - size % RUN
+    if whole < size:
+        runs = [array[:whole].reshape(-1, RUN) for array in flat]
+    else:
+        runs = [array.reshape(-1, RUN) for array in flat]
+    sums = np.einsum("ij->i" if len(runs) == 1 else "ij,ij->i", *runs)
+    total = float(np.add.reduce(sums, dtype=np.float64))
+    if whole < size:
+        total += float(np.add.reduce(prod([array[whole:] for array in flat]), dtype=np.float64))
+    return total
 
 
 def _shape(items: Array | Scaled) -> Shape:
@@ -240,10 +262,16 @@ def _factors(items: Array | Product) -> tuple[list[Array], float]:
 
 def _flat(factors: list[Array]) -> list[Array] | None:
     """The arrays in the order of memory; None where it takes a copy, or where they lie in different orders."""
-    if any(factor.strides != factors[0].strides or factor.shape != factors[0].shape for factor in factors):
+    first = factors[0]
+    if len(factors) == 2 and (factors[1].strides != first.strides or factors[1].shape != first.shape):
         factors = [np.multiply(*factors)]
-    flat = [factor.ravel(order="K") for factor in factors]
-    return flat if all(array.base is not None for array in flat) else None
+    flat = []
+    for factor in factors:
+        line = factor.reshape(-1) if factor.flags.c_contiguous else factor.ravel(order="K")
+        if line.base is None:
+            return None
+        flat.append(line)
+    return flat
 
 
 def sum_to(array: Array, shape: Shape) -> Array:

@@ -89,7 +89,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], itemsize)
     if plan.loss.family is Family.LINEAR_CROSS_ENTROPY:
-        budget = dict(plan.options)["max_memory"]
+        budget = plan.values["max_memory"]
         return linear_cross_entropy.workspace_size(shapes["input"], shapes["linear_weight"], itemsize, budget)
     full = int(np.prod(np.broadcast_shapes(*shapes.values()))) if plan.loss.family is Family.POINTWISE else 0
     return (len(shapes) + 1) * max(full, *(int(np.prod(shape)) for shape in shapes.values())) * itemsize
@@ -102,7 +102,7 @@ def check(plan: Plan, operands: Mapping[str, Any]) -> None:
 
 def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
     """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
-    call = _Call(plan, operands, extras=dict(plan.options).get("return_extras", False))
+    call = _Call(plan, operands, extras=plan.values.get("return_extras", False))
     dtype = getattr(torch, plan.dtype)
     if plan.reduction is LossReduction.NONE:
         items, _ = call.run(items=dtype)
@@ -147,7 +147,7 @@ class _Call:
 
     def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False) -> None:
         self._plan, self._loss = plan, plan.loss
-        self._options = dict(plan.options)
+        self._options = plan.values
         self._given = {name: value.detach() for name, value in operands.items()}
         self._device = self._given[plan.loss.operands[0].name].device
         self.math = launch.math_dtype(getattr(torch, plan.dtype))
