@@ -88,6 +88,8 @@ def _plan(
     options: Mapping[str, Any],
 ) -> Plan:
     """The plan of a call: it depends on libraries, dtypes and devices of the operands, not on their shapes."""
+    key: Hashable = None
+    plan: Plan | None = None
     try:
         key = (
             kind,
@@ -98,8 +100,8 @@ def _plan(
             *[(name, type(value), value.dtype, getattr(value, "device", None)) for name, value in given.items()],
         )
         plan = _plans.get(key)
-    except (AttributeError, TypeError):  # what is no array, or no option's value, is refused below
-        key = plan = None
+    except (AttributeError, TypeError):
+        pass  # what is no array, or no option's value, is refused below
     if plan is not None:
         return plan
     library = arrays.library_of(given)
@@ -107,7 +109,7 @@ def _plan(
     backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
     found = dtype or result_dtype(LOSSES[kind], given)
     plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
-    if library == arrays.NUMPY or len({value.device for value in given.values()}) == 1:
+    if key is not None and (library == arrays.NUMPY or len({value.device for value in given.values()}) == 1):
         if len(_plans) >= _KEPT:
             _plans.clear()
         _plans[key] = plan

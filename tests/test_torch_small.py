@@ -88,7 +88,11 @@ def test_it_is_for_the_ordinary_only():
     assert not taken(mse, input=x.T, target=t)
     with pytest.warns(UserWarning, match="different to the input size"):
         assert not taken(mse, input=x, target=t[:1])
-    assert not taken(mse, **pair(small.LIMIT + 1))
+    assert taken(mse, **pair(small.LIMIT + 1))
+    assert not taken(mse, **pair(5003, 7))  # rows so short are as much work again
+    assert not taken(mse, **pair(1, 39999))
+    assert not taken(mse, **pair(small.MEDIUM_LIMIT + 1024))
+    assert not taken(functional.kl_div, **pair(64, 1024), reduction="sum")  # of medium size ours is faster
     for dtype in (torch.float16, torch.bfloat16):
         assert not taken(mse, **pair(8, 8, dtype=dtype))
     empty = torch.empty(0, 3, requires_grad=True)
@@ -155,12 +159,101 @@ def test_a_small_loss_can_be_differentiated_twice(kind):
             assert second is None or second.isfinite().all()
 
 
+def test_a_gradient_that_pytorch_differentiates_once():
+    """Its own is taken where it is not part of a graph; it can be had again, and notices operands that were changed."""
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    t = torch.arange(8) % 5
+    loss = functional.multi_margin_loss(x, t)
+    assert "_Once" in type(loss.grad_fn).__name__
+    first, again = (torch.autograd.grad(3 * loss, x, retain_graph=True)[0] for _ in range(2))
+    (ours,) = torch.autograd.grad(3 * loss, x, create_graph=True)
+    (theirs,) = torch.autograd.grad(3 * torch.nn.functional.multi_margin_loss(x, t), x)
+    assert torch.equal(first, again)
+    assert torch.equal(first, theirs)
+    assert ours.requires_grad
+    torch.testing.assert_close(ours.detach(), first, rtol=2.0**-22, atol=0)
+    with torch.no_grad():
+        x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, x)
+
+
 def test_second_derivatives():
     x = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)
     loss = functional.mse_loss(x, torch.zeros(6, dtype=torch.float64), reduction="sum")
     (first,) = torch.autograd.grad(loss, x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert second.tolist() == [2.0] * 6
+
+
+def vectors(rows, features):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(rows, features, generator=generator) for _ in range(3)]
+
+
+#: Medium operands: shapes that PyTorch would spread over threads along rows, along columns, and evenly.
+MEDIUM = {
+    "mse_loss": [pair(65536), pair(2, 32767), pair(301, 4, 33)],
+    "l1_loss": [pair(256, 256)],
+    "smooth_l1_loss": [pair(256, 257)],
+    "huber_loss": [pair(32, 32, 33)],
+    "poisson_nll_loss": [pair(300, 128)],
+    "nll_loss": [{"input": pair(n, c)["input"], "target": torch.arange(n) % c} for n, c in ((64, 1000), (32767, 3))],
+    "cosine_embedding_loss": [
+        dict(zip(("input1", "input2", "target"), (*vectors(n, d)[:2], torch.ones(n)), strict=True))
+        for n, d in ((2, 32767), (20000, 4))
+    ],
+    "triplet_margin_loss": [
+        dict(zip(("anchor", "positive", "negative"), vectors(n, d), strict=True)) for n, d in ((2, 32767), (20000, 4))
+    ],
+}
+#: How large the terms are that an item is a difference of, where it may be smaller than they are.
+TERMS = {
+    "poisson_nll_loss": lambda given: float((given["input"].exp() + (given["input"] * given["target"]).abs()).max()),
+    "cosine_embedding_loss": lambda given: 1.0,
+    "triplet_margin_loss": lambda given: float((given["anchor"] - given["negative"]).norm(dim=1).max()),
+}
+MEDIUM_CASES = [(name, operands) for name, cases in MEDIUM.items() for operands in cases]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "operands"), MEDIUM_CASES, ids=[name for name, _ in MEDIUM_CASES])
+def test_medium_tensors(name, operands, reduction, monkeypatch):
+    """The same bits on any number of threads, and the results of our own kernels in float64, rounded."""
+    function = getattr(functional, name)
+    first = next(iter(operands))
+    given = {n: value.detach().clone() for n, value in operands.items()}
+    given[first].requires_grad_()
+    assert taken(function, **given, reduction=reduction)
+
+    def results(given):
+        value = function(**given, reduction=reduction)
+        return value.detach(), *torch.autograd.grad(value, given[first], torch.ones_like(value))
+
+    found = set()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            found.add(tuple(result.numpy().tobytes() for result in results(given)))
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+    monkeypatch.setattr(small, "enabled", False)
+    wide = {n: v.detach().double() if v.is_floating_point() else v for n, v in given.items()}
+    wide[first].requires_grad_()
+    value, gradient = results(given)  # our float32 kernel's
+    right_value, right = results(wide)
+    monkeypatch.undo()
+    got_value, got = results(given)
+    # each of an item's few operations rounds once, rows are added in pairs, and our own kernel is as far off
+    terms = TERMS[name]({n: value.detach() for n, value in wide.items()}) if name in TERMS else 0.0
+    items = function(**wide, reduction="none").detach().abs().clamp_min(terms)
+    scale = {"none": items, "mean": items.mean(), "sum": items.sum()}[reduction]
+    assert ((got_value - right_value).abs() <= 8 * 2.0**-24 * scale + (value - right_value).abs()).all()
+    # derivatives of cosines and norms are differences of terms as large as the largest of them
+    assert ((got - right).abs() <= 8 * 2.0**-24 * right.abs().max() + (gradient - right).abs()).all()
 
 
 def test_the_same_bits_on_any_number_of_threads():

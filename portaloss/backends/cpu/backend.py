@@ -117,7 +117,7 @@ def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> 
             call.run(1.0, items=items)
         return Forward(arrays.like(items, library), extras=call.extras(library))
 
-    if any([call.depends_on_total(name) for name in wants]):
+    if any(map(call.depends_on_total, wants)):
         wants = ()  # a gradient that needs the loss itself has to wait for the backward pass
     gradients = call.gradients(wants)
     with np.errstate(all="ignore"):
