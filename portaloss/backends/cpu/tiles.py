@@ -39,7 +39,7 @@ TILE = 65536
 LARGE = 8 * TILE
 
 #: With fewer elements, to wake other threads takes longer than they save.
-ALONE = 2**20
+ALONE = 3 * 2**18
 
 #: Times as many where a tile is whole rows: their chapters do more for each row than for each element.
 ROWS = 2
@@ -189,9 +189,11 @@ def keep_freed_memory() -> None:
 
 
 def tile_size(elements: int, math: np.dtype[Any], axis: int | None) -> int:
-    """Elements in a tile of work on so many, in that dtype, with that class axis: eight tiles or more, if large."""
+    """Elements in a tile of work on so many, in that dtype, with that class axis: for one thread small ones."""
+    if elements < ALONE:
+        return max(TILE, elements // 8)
     largest = LARGE * 4 // math.itemsize
-    return min(max(TILE, elements // 8), largest if axis is None else ROWS * largest)
+    return min(elements // 2, largest if axis is None else ROWS * largest)
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
