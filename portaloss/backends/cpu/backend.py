@@ -91,13 +91,12 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if plan.loss.family is Family.CTC:
         return ctc.workspace_size(shapes["log_probs"], shapes["targets"], math)
     full = max(prod(shape) for shape in shapes.values())
-    row, axis = 1, None
+    row = 1
     if plan.loss.family is Family.ROWWISE:
-        axis = 1
         first = shapes[plan.loss.operands[0].name]
         last = plan.loss.operands[1].domain is not Domain.CLASS_INDEX or len(first) < 2
         row = (first[-1] if last else first[1]) if first else 1
-    tile = min(max(tile_size(full, math_dtype(plan.dtype), axis), row), full)
+    tile = min(max(tile_size(full, math_dtype(plan.dtype)), row), full)
     accumulators = sum(8 * prod(shape) for shape in shapes.values())
     return get_num_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
-from portaloss.reference.notation import OneHot, Product, Scaled, Sum, Terms
+from portaloss.reference.notation import OneHot, Product, Scaled, Sum, Terms, over
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -36,13 +36,10 @@ TILE = 65536
 #: Elements in a tile of large work, in float32. Between two operations on its tile a thread holds Python's
 #: lock, and where another finds it taken, it sleeps: to wake it takes longer than to compute many elements. So threads
 #: need tiles on which they are busy for long, even where their temporaries leave the L2 cache for the L3.
-LARGE = 8 * TILE
+LARGE = 16 * TILE
 
 #: With fewer elements, to wake other threads takes longer than they save.
 ALONE = 3 * 2**18
-
-#: Times as many where a tile is whole rows: their chapters do more for each row than for each element.
-ROWS = 2
 
 #: Items that are added in their own dtype before float64 takes over; of no more than MANY, none are.
 RUN, MANY = 128, 2048
@@ -69,7 +66,9 @@ class Pass:
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
         shape = broadcast(self.operands.values())
-        limit = tile_size(prod(shape), self.math, self.axis)
+        # where a tile is whole rows, copies are the less of its temporaries
+        copied = self.axis is None and any(array.dtype.itemsize == 2 for array in self.operands.values())
+        limit = tile_size(prod(shape), self.math, copied=copied)
         if self.sparse and self.axis is not None:
             # a sparse one is read in one class a row; but its gradient's memory is touched as a whole, by all threads
             limit = TILE * (min(shape[self.axis], 64) if self.gradients else shape[self.axis])
@@ -147,8 +146,10 @@ class Pass:
             return total, partials
         if isinstance(upstream, np.ndarray):
             upstream = widen(upstream, math)
+        del widened, computed  # what they hold is memory for what comes now
         derivative: Any
-        for name, derivative in derivatives.items():
+        for name in list(derivatives):
+            derivative = derivatives.pop(name)
             if name in self.offsets:
                 derivative = np.asarray(derivative) - self.offsets[name]
             out = gradients[name]
@@ -168,7 +169,9 @@ class Pass:
             elif out.dtype == math:
                 np.multiply(derivative, scale, out=out)
             else:
-                narrow_into(derivative * scale, out)
+                alone = not derivatives and derivative.base is None  # nobody looks at it again
+                alone = alone and not any(derivative is array for array in operands.values())
+                narrow_into(over(np.multiply, derivative, scale) if alone else derivative * scale, out)
         return total, partials
 
 
@@ -188,12 +191,14 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def tile_size(elements: int, math: np.dtype[Any], axis: int | None) -> int:
-    """Elements in a tile of work on so many, in that dtype, with that class axis: for one thread small ones."""
+def tile_size(elements: int, math: np.dtype[Any], *, copied: bool = False) -> int:
+    """Elements in a tile of work on so many, in that dtype: for one thread small ones.
+
+    ``copied``: whether operands are widened first, so that a tile has more temporaries.
+    """
     if elements < ALONE:
         return max(TILE, elements // 8)
-    largest = LARGE * 4 // math.itemsize
-    return min(elements // 2, largest if axis is None else ROWS * largest)
+    return min(elements // 2, LARGE * 4 // math.itemsize // (2 if copied else 1))
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
