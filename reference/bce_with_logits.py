@@ -116,11 +116,7 @@ def bce_with_logits(
         wants: which of input, target to differentiate.
     """
     derivatives: Derivatives = {}
-    positive = step(input >= 0, input)
-    tail = np.abs(input)
-    tail *= -1
-    tail = over(np.exp, tail)  # e
-    log_tail = np.log1p(tail)
+    positive, tail, log_tail = tails(input)
     gap, both = _gap_and_both(positive, target, pos_weight)
 
     loss: Any = Sum((Scaled(input, gap), log_tail if pos_weight is None else both * log_tail))
@@ -132,14 +128,28 @@ def bce_with_logits(
         slope = -input if pos_weight is None else (pos_weight - 1) * log_tail - input * _turn(positive, pos_weight)
         derivatives["target"] = slope if weight is None else slope * weight
     if "input" in wants:
-        tail /= 1 + tail
-        positive *= -2
-        positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
-        tail *= positive
+        tail = other_side(tail, positive)
         slope = over(np.add, tail if pos_weight is None else both * tail, gap)
         derivatives["input"] = slope if weight is None else slope * weight
 
     return (loss if weight is None else np.asarray(loss) * weight), derivatives
+
+
+def tails(x: Array) -> tuple[Array, Array, Array]:
+    """[x ≥ 0], e = exp(-|x|), and log(1 + e)."""
+    tail = np.abs(x)
+    tail *= -1  # in place, as below: a tile and its temporaries share the cache
+    tail = over(np.exp, tail)
+    return step(x >= 0, x), tail, np.log1p(tail)
+
+
+def other_side(tail: Array, positive: Array) -> Array:
+    """σ(x) - [x ≥ 0]: e / (1 + e), with a minus where x ≥ 0. Written over both."""
+    tail /= 1 + tail
+    positive *= -2
+    positive += 1
+    tail *= positive
+    return tail
 
 
 def magnitudes(
@@ -172,4 +182,4 @@ def _turn(positive: Array, pos_weight: Array) -> Array:
     return turn + positive
 
 
-__all__ = ["bce_with_logits", "magnitudes"]
+__all__ = ["bce_with_logits", "magnitudes", "other_side", "tails"]

@@ -75,6 +75,7 @@ True
 
 from __future__ import annotations
 
+from portaloss.reference.bce_with_logits import other_side, tails
 from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
@@ -90,13 +91,8 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
     """
     derivatives: Derivatives = {}
     classes = input.shape[1]
-    positive = step(input >= 0, input)
+    positive, tail, log_tail = tails(input)
     gap = positive - target
-    tail = np.abs(input)
-    np.negative(tail, out=tail)
-    np.exp(tail, out=tail)  # e; in place, as below: a tile and its temporaries share the cache
-
-    log_tail = np.log1p(tail)
     if weight is None and "weight" not in wants and gap.shape == input.shape:
         items = sum_products(input, gap) + sum_products(log_tail)  # nobody has to write the costs
     else:
@@ -107,11 +103,7 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
             derivatives["weight"] = costs / classes
 
     if "input" in wants:
-        tail /= 1 + tail
-        positive *= -2
-        positive += 1  # the sign of the second term: -1 where x ≥ 0, else 1
-        tail *= positive
-        gap += tail
+        gap += other_side(tail, positive)
         derivatives["input"] = Scaled(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
     if "target" in wants:
         derivatives["target"] = Scaled(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
