@@ -19,6 +19,8 @@ from portaloss.reference.l1 import l1
 from portaloss.reference.mse import mse
 from portaloss.reference.smooth_l1 import smooth_l1
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 INF, NAN = float("inf"), float("nan")
 CHAPTERS = {
     "mse": (mse, F.mse_loss),
@@ -35,13 +37,6 @@ DIFFERENCES = [
     *[("smooth_l1", {"beta": beta}, False) for beta in (0.0, 0.25, 1.0, 3.0)],
     *[("huber", {"delta": delta}, True) for delta in (0.25, 1.0, 3.0)],
 ]
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    """As the tile driver does: infinities and nans are results, not errors."""
-    with np.errstate(all="ignore"):
-        yield
 
 
 def differentiable(kind, operands):

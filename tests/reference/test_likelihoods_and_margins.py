@@ -19,6 +19,8 @@ from portaloss.reference.margin_ranking import margin_ranking
 from portaloss.reference.notation import log
 from portaloss.reference.poisson_nll import poisson_nll
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 INF, NAN = float("inf"), float("nan")
 
 #: Kind -> the chapter, PyTorch's function, and the operands: the differentiable ones, then the others.
@@ -43,13 +45,6 @@ FORMS = [
 ]
 IDS = ["-".join([kind, *(f"{name}={value}" for name, value in options.items())]) for kind, options in FORMS]
 EVERY_FORM = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    """As the tile driver does: infinities and nans are results, not errors."""
-    with np.errstate(all="ignore"):
-        yield
 
 
 def names(kind):
