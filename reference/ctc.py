@@ -132,6 +132,7 @@ The labels "11" need three steps, for a blank has to stand between them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -156,7 +157,7 @@ NONE = -1e300
 #: log 2 in two parts.
 LOG_2_FRONT, LOG_2_REST = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
-#: Elements of γ, or bins, that are handled at once when γ is added up by class: temporaries stay in the cache.
+#: Elements of α, of γ, or bins, that are handled at once: they stay in the cache.
 BLOCK = 1 << 17
 
 
@@ -185,16 +186,16 @@ def ctc(
     derivatives: Derivatives = {}
     with np.errstate(all="ignore"):
         batch = _batch(log_probs, targets, input_lengths, target_lengths, blank)
-        walk, safe = _in_scaled_space(batch, wanted)
-        log_z = walk.log_z
-        derivative = _derivative(batch, walk) if wanted else None
+        classes = _Classes(batch) if wanted else None
+        log_z, safe = _in_scaled_space(batch, None if classes is None else classes.take_off)
+        derivative = None if classes is None else classes.derivative
         if not safe.all():
             rest = np.flatnonzero(~safe)
             part = batch.samples(rest)
-            walk = _in_pairs(part, wanted)
-            log_z[rest] = walk.log_z
-            if derivative is not None:
-                derivative[:, rest] = _derivative(part, walk)
+            classes = _Classes(part) if wanted else None
+            log_z[rest] = _in_pairs(part, None if classes is None else classes.take_off)
+            if derivative is not None and classes is not None:
+                derivative[:, rest] = classes.derivative
 
         items = (0.0 - log_z).astype(log_probs.dtype)  # 0 - 0 is 0, and -0 would be PyTorch's
         impossible = np.isposinf(items)
@@ -261,12 +262,8 @@ class _Batch(NamedTuple):
         )
 
 
-class _Walk(NamedTuple):
-    """What a recursion found: log Z (N,), and the posterior γ of labels (steps, S, N) and blanks (steps, S + 1, N)."""
-
-    log_z: Array
-    labels: Array | None = None
-    blanks: Array | None = None
+#: Told the posterior γ of some steps, from one on: of labels (steps, S, N), and of blanks (steps, S + 1, N).
+_Take = Callable[[int, Array, Array], None]
 
 
 def _batch(log_probs: Array, targets: Array, input_lengths: Array, target_lengths: Array, blank: int) -> _Batch:
@@ -280,36 +277,42 @@ def _batch(log_probs: Array, targets: Array, input_lengths: Array, target_length
     return _Batch(log_probs, labels, used, jump, input_lengths, target_lengths, blank)
 
 
-def _derivative(batch: _Batch, walk: _Walk) -> Array:
+class _Classes:
     """exp(log_probs) - Γ: γ is added up by class, and taken off in place."""
-    log_probs, labels = batch.log_probs, batch.labels
-    steps, samples, classes = log_probs.shape
-    derivative: Array = np.exp(log_probs, order="C")
-    np.copyto(derivative, np.nan, where=log_probs == -np.inf)
-    if walk.labels is None or walk.blanks is None or samples == 0:
-        return derivative
 
-    # Bins to add up in: all classes of all samples where most occur in the labels, else only those that do, so that
-    # the cost does not grow with a large vocabulary. Labels that a sample does not have go to a bin that is dropped.
-    of_label = np.arange(samples) * classes + labels
-    columns: slice | Array = slice(None)
-    count = samples * classes
-    if classes > 2 * len(labels):
-        columns, inverse = np.unique(of_label, return_inverse=True)
-        of_label, count = inverse.reshape(labels.shape), len(columns)
-    of_label[~batch.used] = count
+    def __init__(self, batch: _Batch) -> None:
+        log_probs, labels = batch.log_probs, batch.labels
+        steps, samples, classes = log_probs.shape
+        self.derivative: Array = np.exp(log_probs, order="C")
+        np.copyto(self.derivative, np.nan, where=log_probs == -np.inf)
+        self._blank = batch.blank
+        self._flat = self.derivative.reshape(steps, samples * classes)
 
-    flat = derivative.reshape(steps, samples * classes)
-    block = max(1, min(len(walk.labels), BLOCK // max(labels.size, count + 1)))
-    index = (np.arange(block)[:, None, None] * (count + 1) + of_label).reshape(block, -1)
-    for start in range(0, len(walk.labels), block):
-        part = slice(start, min(start + block, len(walk.labels)))
-        length = part.stop - start
-        gamma = walk.labels[part].reshape(-1)
-        by_class = np.bincount(index[:length].reshape(-1), gamma, length * (count + 1)).reshape(length, count + 1)
-        flat[part, columns] -= by_class[:, :-1]
-        derivative[part, :, batch.blank] -= walk.blanks[part].sum(axis=1)
-    return derivative
+        # Bins to add up in: all classes of all samples where most occur in the labels, else only those that do, so
+        # that the cost does not grow with a large vocabulary. Labels that a sample does not have go to one that is
+        # dropped.
+        of_label = np.arange(samples) * classes + labels
+        self._columns: slice | Array = slice(None)
+        count = samples * classes
+        if classes > 2 * len(labels):
+            self._columns, inverse = np.unique(of_label, return_inverse=True)
+            of_label, count = inverse.reshape(labels.shape), len(self._columns)
+        of_label[~batch.used] = count
+        block = max(1, BLOCK // max(labels.size, count + 1))
+        self._bins = count + 1
+        block = min(block, steps)
+        self._index = (np.arange(block)[:, None, None] * self._bins + of_label).reshape(block, labels.size)
+
+    def take_off(self, first: int, labels: Array, blanks: Array) -> None:
+        """Take off Γ of the steps from ``first`` on: γ of labels (steps, S, N), and of blanks (steps, S + 1, N)."""
+        block = max(1, len(self._index))
+        for start in range(0, len(labels), block):
+            gamma = labels[start : start + block]
+            length, part = len(gamma), slice(first + start, first + start + len(gamma))
+            index = self._index[:length].reshape(-1)
+            by_class = np.bincount(index, gamma.reshape(-1), length * self._bins).reshape(length, self._bins)
+            self._flat[part, self._columns] -= by_class[:, :-1]
+            self.derivative[part, :, self._blank] -= blanks[start : start + block].sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -368,8 +371,8 @@ def _shifted(m: Array, e: Array) -> Array:
     return shifted
 
 
-def _in_pairs(batch: _Batch, wanted: bool) -> _Walk:
-    """The recursions of α and β over the extended labels, as they are defined; every number has its own exponent."""
+def _in_pairs(batch: _Batch, take: _Take | None) -> Array:
+    """log Z by the recursions of α and β over the extended labels, as they are defined; each number has an exponent."""
     samples = len(batch.input_lengths)
     steps = int(batch.input_lengths.max(initial=0))
     states = 2 * len(batch.labels) + 1
@@ -399,8 +402,8 @@ def _in_pairs(batch: _Batch, wanted: bool) -> _Walk:
     row, end = np.arange(len(some)), last[some] + 2
     z.put(some, _sum(at_end[row, end], at_end[row, end - 1].where(end > 2)))
     log_z = np.where(z.m == 0.0, -np.inf, z.e * LOG_2_FRONT + (z.e * LOG_2_REST + np.log(z.m)))
-    if not wanted:
-        return _Walk(log_z)
+    if take is None:
+        return log_z
 
     # Two rows more after the last here. ``ahead`` is y β at the step after.
     gamma = alpha[:, 2:]
@@ -418,32 +421,40 @@ def _in_pairs(batch: _Batch, wanted: bool) -> _Walk:
         gamma.e[t] += beta.e
         gamma.m[t, :, ending] = np.where(beta.m[:, ending] == 0.0, 0.0, gamma.m[t][:, ending]).T  # nan too
     posterior = _shifted(gamma.m / z.m, gamma.e - z.e)
-    return _Walk(log_z, posterior[:, 1::2], posterior[:, 0::2])
+    take(0, posterior[:, 1::2], posterior[:, 0::2])
+    return log_z
 
 
-def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
-    """The recursions of α and β themselves, and for which samples the result is as good as that of pairs.
+def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
+    """log Z by the recursions of α and β themselves, and for which samples that is as good as by pairs.
 
-    A state's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks.
+    A state's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks. Of α only the last
+    row of each block of steps is kept, and a block is walked again when β gets there: the rows of all steps would take
+    longer to write to memory and to read than to compute.
     """
     samples, label_rows = len(batch.input_lengths), len(batch.labels)
     steps = int(batch.input_lengths.max(initial=0))
     log_y, everyone = batch.log_probs[:steps], np.arange(samples)
     if steps == 0 or samples == 0:
-        return _Walk(np.where(batch.target_lengths == 0, 0.0, -np.inf)), np.full(samples, True)
+        return np.where(batch.target_lengths == 0, 0.0, -np.inf), np.full(samples, True)
+
+    rows = 2 * label_rows + 2
+    block = min(steps, max(2, BLOCK // (rows * samples)))
 
     # p (steps, S, N) and r (steps, N): probabilities of labels and blank in units of the step's best.
     flat = (everyone * log_y.shape[2] + batch.labels).ravel()
-    taken = np.take(log_y.reshape(steps, -1), flat, axis=1, mode="clip").reshape(steps, label_rows, samples)
+    lines = log_y.reshape(steps, -1)
     log_r = log_y[:, :, batch.blank].astype(np.float64)
-    best = taken.max(axis=1, initial=-np.inf).astype(np.float64)
-    np.maximum(best, log_r, out=best)
-    worst = taken.min(axis=1, initial=np.inf).astype(np.float64)
-    np.minimum(worst, log_r, out=worst)
-    p = taken.astype(np.float64)
-    del taken
-    p -= best[:, None]
-    np.exp(p, out=p)
+    best, worst = log_r.copy(), log_r.copy()
+    p = np.empty((steps, label_rows, samples))
+    for start in range(0, steps, block):
+        part = slice(start, start + block)
+        taken = np.take(lines[part], flat, axis=1, mode="clip")
+        taken = taken.reshape(len(taken), label_rows, samples)
+        np.maximum(best[part], taken.max(axis=1, initial=-np.inf), out=best[part])
+        np.minimum(worst[part], taken.min(axis=1, initial=np.inf), out=worst[part])
+        np.subtract(taken, best[part, None], out=p[part])
+        np.exp(p[part], out=p[part])
     if not batch.used.all():
         p *= batch.used
     r = np.exp(log_r - best)
@@ -456,33 +467,40 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
 
     endings = {int(length) - 1: np.flatnonzero(batch.input_lengths == length) for length in set(batch.input_lengths)}
 
-    # Forward. Without a derivative two rows are enough.
-    rows = 2 * label_rows + 2
-    kept = np.empty((steps if wanted else 2, rows, samples))
+    if take is None:
+        block = 2  # rows enough
+    kept = np.empty((block, rows, samples))
     kept[:, 0] = 0.0
+    starts = np.empty((1 if take is None else -(-steps // block), rows, samples))  # what comes before each block
     exponent_a = np.zeros((steps, samples), np.int64)
-    total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
     jumped = np.empty((label_rows, samples))
-    for t in range(steps):
-        now = kept[t % len(kept)]
+
+    def advance(t: int, before: Array, now: Array) -> None:
+        """α of step t from that of the step before."""
         labels, blanks = now[1 : label_rows + 1], now[label_rows + 1 :]
         if t == 0:
             now[1:] = 0.0
             labels[:1] = np.ldexp(p[0, :1], TOP_BITS)
             blanks[0] = np.ldexp(r[0], TOP_BITS)
             exponent_a[0] = -TOP_BITS
-        else:
-            before = kept[(t - 1) % len(kept)]
-            previous = before[:label_rows]
-            np.multiply(batch.jump, previous, out=jumped)
-            jumped += before[1 : label_rows + 1]
-            jumped += before[label_rows + 1 : -1]
-            np.multiply(jumped, p[t], out=labels)
-            np.add(before[label_rows + 1 :], before[: label_rows + 1], out=blanks)
-            blanks *= r[t]
-            exponent_a[t] = exponent_a[t - 1]
-            if t % every == 0:
-                exponent_a[t] += _rescale(now[1:])
+            return
+        np.multiply(batch.jump, before[:label_rows], out=jumped)
+        jumped_to = np.add(jumped, before[1 : label_rows + 1], out=jumped)
+        jumped_to += before[label_rows + 1 : -1]
+        np.multiply(jumped_to, p[t], out=labels)
+        np.add(before[label_rows + 1 :], before[: label_rows + 1], out=blanks)
+        np.multiply(blanks, r[t], out=blanks)
+        exponent_a[t] = exponent_a[t - 1]
+        if t % every == 0:
+            exponent_a[t] += _rescale(now[1:])
+
+    # Forward.
+    total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
+    for t in range(steps):
+        now = kept[t % block]
+        if take is not None and t % block == 0:
+            starts[t // block] = kept[-1]
+        advance(t, kept[(t - 1) % block], now)
         if (ending := endings.get(t)) is not None:
             length = batch.target_lengths[ending]
             total[ending] = now[label_rows + 1 + length, ending] + now[length, ending]
@@ -497,10 +515,11 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
     log_z[(batch.input_lengths == 0) & (batch.target_lengths == 0)] = 0.0
 
     # Backward, with γ = α β in place of α.
+    first = (steps - 1) // block * block
     beta = np.zeros((rows - 1, samples))
     labels, blanks = beta[:label_rows], beta[label_rows:]
     ahead = np.empty((label_rows, samples))
-    weighted = np.empty(beta.shape if wanted else 0)
+    weighted = np.empty(beta.shape if take is not None else 0)
     exponent_b = np.zeros((steps, samples), np.int64)
     for t in range(steps - 1, -1, -1):
         if t + 1 < steps:
@@ -520,16 +539,25 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
             beta[np.maximum(length - 1, 0), ending] = (length > 0) * 2.0**TOP_BITS
             beta[label_rows + length, ending] = 2.0**TOP_BITS
             exponent_b[t, ending] = -TOP_BITS
-        if wanted:
+        if take is not None:
+            if t < first:  # into the block before
+                first -= block
+                for step in range(first, first + block):
+                    advance(
+                        step, starts[first // block] if step == first else kept[step - first - 1], kept[step - first]
+                    )
             # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
             if ending is not None or t % every in (0, every - 1):  # else no exponent has changed
                 gap = exponent_a[t] + exponent_b[t] - exponent
                 alpha_factor = np.ldexp(1.0 / mantissa, gap // 2)
                 beta_factor = np.ldexp(1.0, gap - gap // 2)
-            alpha = kept[t, 1:]
+            alpha = kept[t - first, 1:]
             alpha *= alpha_factor
             np.multiply(beta, beta_factor, out=weighted)
             alpha *= weighted
+            if t == first:
+                gamma = kept[: min(block, steps - first)]
+                take(first, gamma[:, 1 : label_rows + 1], gamma[:, label_rows + 1 :])
 
     # The effect of the floor, relative to Z: 2^-FLOOR in one of α and β meets at most 2^TOP in each state of the other.
     gap = exponent_a + exponent_b - exponent + TOP_BITS - FLOOR_BITS
@@ -537,7 +565,7 @@ def _in_scaled_space(batch: _Batch, wanted: bool) -> tuple[_Walk, Array]:
     rescaled = within & (np.arange(steps) % every == 0)[:, None]
     effect = np.where(rescaled, gap, -np.inf).max(axis=0) + np.log2(2.0 * rows * steps)
     safe &= ~possible | (effect <= smallest - MARGIN_BITS)
-    return _Walk(log_z, kept[:, 1 : label_rows + 1], kept[:, label_rows + 1 :]) if wanted else _Walk(log_z), safe
+    return log_z, safe
 
 
 def _rescale(rows: Array) -> Array:

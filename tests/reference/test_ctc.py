@@ -205,21 +205,40 @@ def test_float32_is_better_than_pytorchs():
 
 
 def both_spaces(operands):
+    """log Z and γ, of labels and of blanks at all steps, in scaled space; whether they are safe; and those in pairs."""
     batch = chapter._batch(*operands, 0)
+    found = []
     with np.errstate(all="ignore"):
-        scaled, safe = chapter._in_scaled_space(batch, True)
-        return (scaled, safe), chapter._in_pairs(batch, True)
+        for space in (chapter._in_scaled_space, chapter._in_pairs):
+            parts = []
+            log_z = space(batch, lambda first, *gamma, parts=parts: parts.append((first, [g.copy() for g in gamma])))
+            parts.sort(key=lambda part: part[0])
+            labels, blanks = (np.concatenate([gamma[i] for _, gamma in parts]) for i in (0, 1))
+            found.append((log_z, labels, blanks))
+    (scaled, safe), *posterior = found[0]
+    return (scaled, *posterior), safe, found[1]
 
 
 @pytest.mark.parametrize(("steps", "length", "scale"), [(60, 20, 1.0), (300, 40, 1.0), (300, 100, 5.0), (40, 30, 9.0)])
 def test_scaled_space_gives_the_same_as_pairs(steps, length, scale):
     operands = draw(np.random.default_rng(1), steps, 3, 40, length, scale=scale, ragged=False)
-    (scaled, safe), pairs = both_spaces(operands)
+    scaled, safe, pairs = both_spaces(operands)
     assert safe.all()
     # probabilities in units of the step's best are rounded at up to 79 x 1e-16, once a step
-    np.testing.assert_allclose(scaled.log_z, pairs.log_z, rtol=1e-13)
-    np.testing.assert_allclose(scaled.labels, pairs.labels, rtol=1e-10, atol=1e-100)
-    np.testing.assert_allclose(scaled.blanks, pairs.blanks, rtol=1e-10, atol=1e-100)
+    for got, want, rtol in zip(scaled, pairs, (1e-13, 1e-10, 1e-10), strict=True):
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=1e-100)
+
+
+@pytest.mark.parametrize("block", [1, 1000, 1 << 30])
+def test_blocks_of_steps_do_not_change_a_bit(block, monkeypatch):
+    """Two steps a block, several, and all: lengths that end in a block's midst, and a rescaling at a block's start."""
+    operands = draw(np.random.default_rng(3), 67, 5, 12, 7, scale=4.0, ragged=True)
+    items, derivatives = ctc(*operands, wants=WANTS)
+    monkeypatch.setattr(chapter, "BLOCK", block)
+    again, again_derivatives = ctc(*operands, wants=WANTS)
+    np.testing.assert_array_equal(again, items)
+    np.testing.assert_array_equal(again_derivatives["log_probs"], derivatives["log_probs"])
 
 
 def late_turn():
@@ -241,9 +260,9 @@ def late_turn():
 
 def test_scaled_space_knows_when_it_is_wrong():
     operands = late_turn()
-    (scaled, safe), pairs = both_spaces(operands)
+    scaled, safe, pairs = both_spaces(operands)
     assert not safe.any()
-    assert abs(scaled.log_z[0] - pairs.log_z[0]) > 100.0  # the sample is one that needs the check
+    assert abs(scaled[0][0] - pairs[0][0]) > 100.0  # the sample is one that needs the check
     # PyTorch's log alphas go down to -4000, where half a unit is 2e-13, and are rounded 200 times
     assert_like_pytorch(operands, relative=200 * 2e-13)
 
@@ -259,7 +278,7 @@ def test_samples_in_either_space_share_a_batch():
         np.concatenate(parts, axis=1 if axis == 0 else 0).take(order, axis=1 if axis == 0 else 0)
         for axis, parts in enumerate(zip(easy, wild, late, strict=True))
     ]
-    _, safe = both_spaces(batch)[0]
+    _, safe, _ = both_spaces(batch)
     assert safe.tolist() == [False, True, False, True, False]
     items, derivatives = ctc(*batch, wants=WANTS)
     for n in range(5):

@@ -50,8 +50,9 @@ def run(
             )
             results[part] = values
             if gradient is not None:
-                scale = upstreams[part].astype(math)[None, :, None]
-                narrow_into(derivatives["log_probs"] * scale, gradient[:, part])
+                derivative = derivatives["log_probs"]
+                derivative *= upstreams[part].astype(math)[None, :, None]
+                narrow_into(derivative, gradient[:, part])
 
     parallel(samples, -(-batch // size))
     if items is not None:
