@@ -170,7 +170,8 @@ def _triplet_margin(operands: Operands, options: Mapping[str, Any], reduction: i
 
 # Cross-entropy: log p = x - lse(x) loses digits of a probability near 1, and p = exp(log p) of one near 0
 
-#: Between these, PyTorch's derivatives are within ten units in the last place, where ours are within seven.
+#: Between these, PyTorch's derivatives are within twelve units in the last place, where ours are within seven: 11.5 was
+#: the worst of 80 million, of normal logits and 10 to 2500 classes.
 _LEAST, _LARGEST = -8.0, math.log(0.75)
 
 #: Up to here, what float64 loses of 1 - p is less than half a unit of float32's last place.
