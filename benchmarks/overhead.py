@@ -185,8 +185,8 @@ NOTE = (
     "Small tensors are given to PyTorch's own operators where those keep our bounds",
     "(`portaloss/torch_ops/small.py`). What is more than PyTorch's is Python on the way to them, and in",
     "`cross_entropy` the question whether a target is so certain that p - 1, as PyTorch computes it, has lost its",
-    "digits (*confident*: then it is computed in float64). `ctc_loss` and the margin losses of several classes go",
-    "all the way to our kernels where a gradient is wanted, since PyTorch's cannot be differentiated again.",
+    "digits (*confident*: then it is computed in float64). PyTorch's gradients of `ctc_loss` and of the margin losses",
+    "of several classes cannot be differentiated again, as ours can: a graph of theirs lies inside a node of ours.",
 )
 
 COLUMNS = ("loss", "PyTorch", "tensors", "tensors / PyTorch", "arrays", "plan")

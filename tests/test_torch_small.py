@@ -172,6 +172,10 @@ def test_a_gradient_that_pytorch_differentiates_once():
     assert torch.equal(first, theirs)
     assert ours.requires_grad
     torch.testing.assert_close(ours.detach(), first, rtol=2.0**-22, atol=0)
+    torch.autograd.grad(loss, x)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, x)
+    loss = functional.multi_margin_loss(x, t)
     with torch.no_grad():
         x += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -48,9 +48,11 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         kind, leaves, value, options, reduction = ctx.call
         wants = tuple([name for name, leaf in leaves.items() if leaf.requires_grad])
+        operands = dict(
+            zip(leaves, ctx.saved_tensors, strict=True)
+        )  # which raises a second time, if nothing is retained
         if torch.is_grad_enabled():
             plan = make_plan(kind, dtype_name(value), LossReduction(reduction), "cpu", tuple(options.items()))
-            operands = dict(zip(leaves, ctx.saved_tensors, strict=True))
             found = composites.gradients(plan, operands, wants, upstream)
         else:
             # the graph is kept for as long as this node is, which may be asked again
