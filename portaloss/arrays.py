@@ -76,7 +76,8 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
     bits = value.dtype == sys.modules["torch"].bfloat16
     if bits:
         value = value.detach().view(sys.modules["torch"].int16)
-    array: npt.NDArray[Any] = value.numpy(force=True)  # as .detach().resolve_conj().resolve_neg().numpy(), but quicker
+    # as .detach().resolve_conj().resolve_neg().numpy(), but quicker; from another device it would be a copy
+    array: npt.NDArray[Any] = value.numpy(force=value.is_cpu)
     return array.view(bfloat16()) if bits else array
 
 

@@ -49,8 +49,7 @@ def loss(
         value = _torch_ops().small.loss(kind, reduction, given, options)
         if value is not None:
             return value
-    if tensors and sys.modules["torch"]._C._is_any_autocast_enabled():
-        arrays.library_of(given)
+    if tensors and sys.modules["torch"]._C._is_any_autocast_enabled() and arrays.library_of(given) == arrays.TORCH:
         given = _torch_ops().autocast.cast(kind.name, given)
     plan = _plan(kind, reduction, given, dtype, options)
     recorder = gradients.active()
@@ -94,6 +93,7 @@ def _plan(
         key = (
             kind,
             reduction,
+            type(reduction),  # 1 equals LossReduction.MEAN, and is no reduction
             dtype,
             *options.items(),
             *[type(value) for value in options.values()],  # True equals 1.0, and is no number here

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import portaloss.functional as P
 from portaloss.checks import is_from_0_to
+from portaloss.kinds import LossReduction
 
 
 def real(*shape):
@@ -180,3 +181,11 @@ def test_minus_zero_is_a_probability_and_a_variance():
     zeros = np.array([-0.0, 0.5], np.float32)
     assert np.isfinite(P.binary_cross_entropy(zeros, zeros))
     assert np.isfinite(P.gaussian_nll_loss(zeros, zeros, zeros))
+
+
+def test_a_number_is_no_reduction_whatever_was_called_before():
+    x = real(3)
+    P.mse_loss(x, x, reduction=LossReduction.MEAN)
+    for reduction in (1, True, 1.0):
+        with pytest.raises(ValueError, match="is not a valid value for reduction"):
+            P.mse_loss(x, x, reduction=reduction)

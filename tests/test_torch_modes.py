@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -199,3 +200,9 @@ def test_a_subclass_that_dispatches_itself_sees_the_operator():
     value = functional.cross_entropy(x.as_subclass(Seen), t)
     torch.testing.assert_close(value.as_subclass(torch.Tensor), F.cross_entropy(x, t))
     assert any("portaloss.cross_entropy" in call for call in calls)
+
+
+def test_autocast_leaves_numpy_alone():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert functional.mse_loss(np.float32(1), np.float32(3)) == 4.0
+        assert functional.mse_loss(np.float32(1), np.array(3, np.float32)) == 4.0

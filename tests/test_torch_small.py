@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import portaloss
 from portaloss import functional
@@ -180,6 +181,77 @@ def test_a_gradient_that_pytorch_differentiates_once():
         x += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, x)
+
+
+def test_what_a_node_keeps_goes_with_the_backward_pass():
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    loss = functional.multi_margin_loss(x, torch.arange(8) % 5)
+    loss.backward(retain_graph=True)
+    assert loss.grad_fn.call is not None
+    loss.backward()
+    assert loss.grad_fn.call is None
+
+
+def test_a_checkpoint_computes_its_part_once_more_and_not_twice():
+    calls = []
+
+    def part(x):
+        calls.append(1)
+        return functional.multi_margin_loss(2 * x, torch.arange(8) % 5)
+
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    torch.utils.checkpoint.checkpoint(part, x, use_reentrant=False).backward()
+    assert len(calls) == 2
+
+
+def sequences(targets, steps=6, classes=5):
+    generator = torch.Generator().manual_seed(4)
+    targets = torch.tensor(targets)
+    samples, labels = targets.shape
+    log_probs = torch.randn(steps, samples, classes, generator=generator).log_softmax(2)
+    lengths = torch.full((samples,), steps), torch.full((samples,), labels)
+    return log_probs.requires_grad_(), targets, *lengths
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("targets", [[[1, 7], [2, 3]], [[1, 10**8], [2, 3]], [[1, 2], [2, -4]]])
+def test_labels_that_there_are_not_never_reach_pytorch(targets, learning):
+    """It looks at none of them before it reads, and in its backward pass writes, where they say."""
+    log_probs, *rest = sequences(targets)
+    with torch.set_grad_enabled(learning), pytest.raises(IndexError, match="is out of bounds"):
+        functional.ctc_loss(log_probs, *rest)
+
+
+def test_lengths_that_there_are_not_never_reach_pytorch():
+    log_probs, targets, *lengths = sequences([[1, 2], [2, 3]])
+    for which, wrong in ((0, 7), (0, -1), (1, 3), (1, -1)):
+        given = [length.clone() for length in lengths]
+        given[which][1] = wrong
+        operands = dict(
+            zip(("log_probs", "targets", "input_lengths", "target_lengths"), (log_probs, targets, *given), strict=True)
+        )
+        options = {"blank": 0, "zero_infinity": False}
+        assert small.loss(LossKind.CTC, "mean", operands, options) is None
+
+
+def test_a_label_that_is_the_blank_has_our_gradient(monkeypatch):
+    log_probs, *rest = sequences([[1, 2], [2, 3]])
+    (found,) = torch.autograd.grad(functional.ctc_loss(log_probs, *rest, blank=2), log_probs)
+    monkeypatch.setattr(small, "enabled", False)
+    (ours,) = torch.autograd.grad(functional.ctc_loss(log_probs, *rest, blank=2), log_probs)
+    assert torch.equal(found, ours)
+
+
+def test_long_sequences_are_ours():
+    operands = sequences([[1, 2, 3] * 40], steps=400)
+    assert "_Once" not in type(functional.ctc_loss(*operands).grad_fn).__name__
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss"])
+def test_a_mean_of_medium_tensors_does_not_overflow_before_it_is_one(name):
+    x = torch.full((256, 256), 1e17 if name == "mse_loss" else 1e35, requires_grad=True)
+    mean = getattr(functional, name)(x, torch.zeros(256, 256))
+    assert mean.item() == pytest.approx(1e34 if name == "mse_loss" else 1e35, rel=1e-6)
 
 
 def test_second_derivatives():

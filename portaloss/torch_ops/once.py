@@ -34,6 +34,18 @@ def apply(kind: LossKind, way: Way, operands: Operands, options: Mapping[str, An
     return loss
 
 
+def is_hooked() -> bool:
+    """Whether someone packs what graphs save, as a checkpoint does: it counts on one graph, and here are two."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(False) is not None
+
+
+def _is_kept() -> bool:
+    """Whether the backward pass that is running retains its graph."""
+    is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return is_kept is None or bool(is_kept())
+
+
 class _Once(torch.autograd.Function):
     """PyTorch's graph of its own, kept apart; another one where the gradient is part of a graph."""
 
@@ -46,16 +58,17 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # which raises a second time, if nothing is retained
         kind, leaves, value, options, reduction = ctx.call
         wants = tuple([name for name, leaf in leaves.items() if leaf.requires_grad])
-        operands = dict(
-            zip(leaves, ctx.saved_tensors, strict=True)
-        )  # which raises a second time, if nothing is retained
         if torch.is_grad_enabled():
             plan = make_plan(kind, dtype_name(value), LossReduction(reduction), "cpu", tuple(options.items()))
+            operands = dict(zip(leaves, saved, strict=True))
             found = composites.gradients(plan, operands, wants, upstream)
         else:
-            # the graph is kept for as long as this node is, which may be asked again
-            found = torch.autograd.grad(value, [leaves[name] for name in wants], upstream, retain_graph=True)
+            kept = _is_kept()
+            found = torch.autograd.grad(value, [leaves[name] for name in wants], upstream, retain_graph=kept)
+            if not kept:  # as PyTorch's own nodes do, whoever still holds the loss
+                ctx.call = None
         gradients = dict(zip(wants, found, strict=True))
         return None, *[gradients.get(name) for name in leaves]

@@ -71,7 +71,7 @@ def loss(kind: LossKind, reduction: Any, operands: Operands, options: Mapping[st
                 return None  # PyTorch takes True for a number
     try:
         if kind in _ONCE and torch.is_grad_enabled() and any(value.requires_grad for value in operands.values()):
-            return once.apply(kind, way, operands, options, number)
+            return None if once.is_hooked() else once.apply(kind, way, operands, options, number)
         return way(operands, options, number)
     except (RuntimeError, ValueError, LookupError, TypeError):
         return None  # our own way raises it, in words that name the argument; or it knows what to do

@@ -252,11 +252,28 @@ def _bce_with_logits(operands: Operands, options: Mapping[str, Any], reduction: 
     return value
 
 
+#: States of all samples and steps up to which PyTorch's loop over them is quicker than to get to our kernel.
+_STATES = 2**16
+
+
 def _ctc(operands: Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
-    found = [operands[name] for name in ("log_probs", "targets", "input_lengths", "target_lengths")]
-    if found[0].ndim != 3:
+    names = ("log_probs", "targets", "input_lengths", "target_lengths")
+    log_probs, targets, *lengths = (operands[name] for name in names)
+    blank = options["blank"]
+    if log_probs.ndim != 3 or targets.ndim != 2:
         return None
-    value: Tensor = _functions.ctc_loss(*found, options["blank"], reduction, options["zero_infinity"])
+    steps, samples, classes = log_probs.shape
+    if steps * samples * (2 * targets.shape[1] + 1) > _STATES:
+        return None
+    # PyTorch looks at no label before it reads and writes there; and of one that is the blank its gradient is wrong
+    least, largest = (value.item() for value in _functions.aminmax(targets))
+    if not 0 <= least <= largest < classes or (least <= blank <= largest and bool((targets == blank).any())):
+        return None
+    for length, most in zip(lengths, (steps, targets.shape[1]), strict=True):
+        shortest, longest = (value.item() for value in _functions.aminmax(length))
+        if not 0 <= shortest <= longest <= most:
+            return None
+    value: Tensor = _functions.ctc_loss(log_probs, targets, *lengths, blank, reduction, options["zero_infinity"])
     return value
 
 
@@ -309,7 +326,7 @@ def _in_rows(way: Way) -> Way:
         if items is None or reduction == 0:
             return items
         total = items.view(-1, row).sum(1).sum()
-        return total if reduction == 2 else total / size
+        return _finite(total if reduction == 2 else total / size)
 
     return medium
 
@@ -321,9 +338,15 @@ def _of_rows(way: Way) -> Way:
         *rows, row = next(iter(operands.values())).shape
         if row > SERIAL or not 1 < math.prod(rows) <= SERIAL:
             return None
-        return way(operands, options, reduction)
+        value = way(operands, options, reduction)
+        return value if value is None or reduction == 0 else _finite(value)
 
     return medium
+
+
+def _finite(loss: Tensor) -> Tensor | None:
+    """None where it is not: a sum of many items may have overflowed in their dtype, where our own way has float64."""
+    return loss if math.isfinite(loss.item()) else None
 
 
 #: Kinds in which PyTorch is faster than our kernels from SERIAL elements up to a million.
