@@ -485,14 +485,21 @@ def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
             exponent_a[0] = -TOP_BITS
             return
         np.multiply(batch.jump, before[:label_rows], out=jumped)
-        jumped_to = np.add(jumped, before[1 : label_rows + 1], out=jumped)
-        jumped_to += before[label_rows + 1 : -1]
-        np.multiply(jumped_to, p[t], out=labels)
+        np.add(jumped, before[1 : label_rows + 1], out=jumped)
+        np.add(jumped, before[label_rows + 1 : -1], out=jumped)
+        np.multiply(jumped, p[t], out=labels)
         np.add(before[label_rows + 1 :], before[: label_rows + 1], out=blanks)
         np.multiply(blanks, r[t], out=blanks)
         exponent_a[t] = exponent_a[t - 1]
         if t % every == 0:
             exponent_a[t] += _rescale(now[1:])
+
+    def walk_again(first: int) -> None:
+        """α of a whole block, from its first step on."""
+        before = starts[first // block]
+        for i in range(block):
+            advance(first + i, before, kept[i])
+            before = kept[i]
 
     # Forward.
     total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
@@ -542,10 +549,7 @@ def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
         if take is not None:
             if t < first:  # into the block before
                 first -= block
-                for step in range(first, first + block):
-                    advance(
-                        step, starts[first // block] if step == first else kept[step - first - 1], kept[step - first]
-                    )
+                walk_again(first)
             # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
             if ending is not None or t % every in (0, every - 1):  # else no exponent has changed
                 gap = exponent_a[t] + exponent_b[t] - exponent

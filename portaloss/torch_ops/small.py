@@ -26,14 +26,14 @@ from portaloss import gradients, targets_mode
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 from portaloss.torch_ops import once
-from portaloss.torch_ops.ways import MEDIUM, NAMES, WAYS, Operands
+from portaloss.torch_ops.ways import MEDIUM, NAMES, SERIAL, WAYS, Operands
 
 #: False sends small tensors the way of all others: for tests and measurements.
 enabled = True
 
 #: Elements of an operand up to which a tensor is small: as many as PyTorch adds up on one thread, so that results are
 #: the same on any number of them.
-LIMIT = 32767
+LIMIT = SERIAL
 
 #: Elements up to which it is medium. Beyond, PyTorch's temporaries leave the caches, and ours do not.
 MEDIUM_LIMIT = 2**20
