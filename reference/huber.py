@@ -39,7 +39,7 @@ c = clip(e, -δ, δ), which is also the derivative, one expression covers both b
     ℓ = c (e - c/2)
 
 For |e| ≤ δ it is e·e/2; beyond, ±δ(e ∓ δ/2). No square larger than δ|e| is formed. Nothing cancels: |c/2| is at most
-half of |e|.
+half of |e|. To halve c is exact, but for the last digit of the least subnormal numbers.
 
 Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35 (1964);
 ``torch.nn.functional.huber_loss``.
@@ -76,19 +76,22 @@ def huber(input: Array, target: Array, weight: Array | None = None, *, delta: fl
     """
     derivatives: Derivatives = {}
     e = input - target
-    c = np.clip(e, -delta, delta)
-
-    e -= 0.5 * c  # in place: a tile and its temporaries share the cache
+    half = np.clip(e, -delta, delta)  # c/2; in place, as below: a tile and its temporaries share the cache
+    half *= 0.5
+    e -= half
+    loss = Scaled(e, half, 0.5)
     if weight is not None:
-        e *= c
+        e *= half
+        e *= 2
+        loss = Scaled(e, weight)
     if "weight" in wants:
         derivatives["weight"] = e
 
     if "input" in wants or "target" in wants:
-        slope = c if weight is None else c * weight
+        slope = half if weight is None else half * weight
         if "input" in wants:
-            derivatives["input"] = slope
+            derivatives["input"] = Scaled(slope, 2.0)
         if "target" in wants:
-            derivatives["target"] = Scaled(slope, -1.0)
+            derivatives["target"] = Scaled(slope, -2.0)
 
-    return Scaled(e, c if weight is None else weight), derivatives
+    return loss, derivatives

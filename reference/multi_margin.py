@@ -97,7 +97,7 @@ def multi_margin(
     derivatives: Derivatives = {}
     if "input" in wants:
         if p == 1:
-            slope = (z > 0.0).astype(z.dtype)
+            slope = np.greater(z, 0.0, out=z, casting="unsafe")  # in place: a tile and its temporaries share the cache
         else:
             slope, share = z, 2.0 * share
         slope.reshape(-1, order="A")[place] = -sum_rows(slope)

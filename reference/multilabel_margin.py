@@ -72,26 +72,26 @@ def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Term
     labels = np.where(ended.any(axis=1), np.argmax(ended, axis=1), classes)
 
     # rows with most labels first: those that have a k-th label are then the first rows
-    order = np.argsort(-labels, kind="stable") if (labels[1:] > labels[:-1]).any() else slice(None)
+    order = np.argsort(-labels, kind="stable") if (labels[1:] > labels[:-1]).any() else np.arange(count)
     labels = labels[order]
-    lead = np.asarray(scores[order], order="C" if scores.flags.c_contiguous else "F")
     most = int(labels[0]) if count else 0
-    listed = listed[order, :most].astype(np.intp)
-    x = lead.copy(order="K")  # of wrong classes; no pair with -inf has a hinge
-    x.reshape(-1, order="A")[places(x, listed)[np.arange(most) < labels[:, None]]] = -np.inf
+    x = np.asarray(scores[order], order="C" if scores.flags.c_contiguous else "F")  # a copy
+    place = places(x, listed[order, :most].astype(np.intp))
+    real = np.arange(most) < labels[:, None]
+    lead = np.zeros((count, most), x.dtype)
+    lead[real] = x.reshape(-1, order="A")[place[real]]
+    x.reshape(-1, order="A")[place[real]] = -np.inf  # of wrong classes only: no pair with -inf has a hinge
 
     sums = np.zeros((count, most))  # few a row, so that float64 costs nothing, and the loss is rounded once
     slope = np.zeros_like(x)
     for k in range(most):
         some = int(np.count_nonzero(labels > k))
-        y = listed[:some, k : k + 1]
-        z = hinges(x[:some], np.take_along_axis(lead[:some], y, axis=1), 1.0)
+        z = hinges(x[:some], lead[:some, k : k + 1], 1.0)
         sums[:some, k : k + 1] = sum_rows(z)
         if "input" in wants:
-            counted = (z > 0.0).astype(z.dtype)
+            counted = np.greater(z, 0.0, out=z, casting="unsafe")  # in place: tile and temporaries share the cache
             slope[:some] += counted
-            at_label = np.take_along_axis(slope[:some], y, axis=1) - sum_rows(counted)
-            np.put_along_axis(slope[:some], y, at_label, axis=1)
+            slope.reshape(-1, order="A")[place[:some, k]] -= sum_rows(counted)[:, 0]
 
     loss = np.empty((count, 1), input.dtype)
     loss[order] = np.add.reduce(sums, axis=1, keepdims=True) / classes
@@ -99,8 +99,7 @@ def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Term
     derivatives: Derivatives = {}
     if "input" in wants:
         slope /= classes
-        unsorted = np.empty_like(slope)
-        unsorted[order] = slope
-        derivatives["input"] = unrows(unsorted, input)
+        x[order] = slope
+        derivatives["input"] = unrows(x, input)
 
     return loss.reshape(input.shape[0], 1, *input.shape[2:]), derivatives

@@ -36,6 +36,8 @@ With c = clip(e, -β, β), both branches are one product, as in the Huber loss::
 
     ℓ = (c/β) (e - c/2)
 
+For β = 1 it is the Huber loss of δ = 1, in which nothing is divided.
+
 For |e| ≤ β it is e/β · e/2; beyond, ±(e ∓ β/2). c/β is the derivative and never above 1, so that no square is formed:
 e²/β would overflow for a large β, and its e² underflow for a small one. Nothing cancels: |c/2| is at most half of |e|.
 
@@ -61,6 +63,7 @@ Source: Ross Girshick, "Fast R-CNN", International Conference on Computer Vision
 
 from __future__ import annotations
 
+from portaloss.reference.huber import huber
 from portaloss.reference.l1 import l1
 from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
 
@@ -76,11 +79,13 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     """
     if input.dtype.type(beta) == 0:
         return l1(input, target, wants=wants)
+    if beta == 1:
+        return huber(input, target, wants=wants)
 
     derivatives: Derivatives = {}
     e = input - target
     c = np.clip(e, -beta, beta)
-    slope = c if beta == 1 else c / beta
+    slope = c / beta
 
     if "input" in wants:
         derivatives["input"] = slope

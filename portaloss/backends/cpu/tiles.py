@@ -198,7 +198,8 @@ def tile_size(elements: int, math: np.dtype[Any], *, copied: bool = False) -> in
     """
     if elements < ALONE:
         return max(TILE, elements // 8)
-    return min(elements // 2, LARGE * 4 // math.itemsize // (2 if copied else 1))
+    # two threads lose less by waiting if each has one tile; twice as many elements are worth four, for memory's sake
+    return min(elements // (2 if elements < 2 * ALONE else 4), LARGE * 4 // math.itemsize // (2 if copied else 1))
 
 
 def broadcast(arrays: Iterable[Array]) -> Shape:
