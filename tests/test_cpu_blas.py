@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from portaloss.backends.cpu import blas
 from portaloss.backends.cpu.blas import multiply
@@ -23,6 +24,14 @@ LAYOUTS = {
     "one row for all": lambda shape, dtype: np.broadcast_to(_whole((1, shape[1]), dtype), shape),
 }
 OUTS = list(LAYOUTS)[:4]
+#: Without negative strides; and what may not be written is not made a tensor of without a warning.
+OF_TENSORS = [name for name in LAYOUTS if name not in ("reversed", "one row for all")]
+
+#: Whether PyTorch multiplies, and the layouts of a and b.
+CASES = [
+    *((False, *layouts) for layouts in itertools.product(LAYOUTS, repeat=2)),
+    *((True, *layouts) for layouts in itertools.product(OF_TENSORS, repeat=2)),
+]
 
 
 def _whole(shape, dtype):
@@ -32,8 +41,8 @@ def _whole(shape, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("out_layout", OUTS)
-@pytest.mark.parametrize(("a_layout", "b_layout"), list(itertools.product(LAYOUTS, LAYOUTS)))
-def test_any_layout(a_layout, b_layout, out_layout, add, dtype):
+@pytest.mark.parametrize(("by_torch", "a_layout", "b_layout"), CASES)
+def test_any_layout(by_torch, a_layout, b_layout, out_layout, add, dtype):
     for rows, inner, columns in itertools.product((1, 5), (1, 4), (1, 7)):
         a, b = LAYOUTS[a_layout]((rows, inner), dtype), LAYOUTS[b_layout]((inner, columns), dtype)
         out = LAYOUTS[out_layout]((rows, columns), dtype)
@@ -41,7 +50,7 @@ def test_any_layout(a_layout, b_layout, out_layout, add, dtype):
         right = a @ b + (out if add else 0)
         before, inside = whole.copy(), np.zeros(whole.shape, bool)
         inside[_same_part(out, whole)] = True
-        multiply(a, b, out, add=add)
+        multiply(a, b, out, add=add, by_torch=by_torch)
         np.testing.assert_array_equal(out, right)
         np.testing.assert_array_equal(whole[~inside], before[~inside], err_msg="beside the part")
 
@@ -51,18 +60,32 @@ def _same_part(part, whole):
     return (slice(1, -1), slice(2, -1)) if whole.size > part.size else ...
 
 
+def test_a_setting_has_pytorch_round_factors():
+    """With it, on processors for which that is faster, 1 + 2⁻¹⁰ would be multiplied as 1."""
+    assert blas.is_exact_in_torch(np.dtype(np.float32))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert not blas.is_exact_in_torch(np.dtype(np.float32))
+        assert blas.is_exact_in_torch(np.dtype(np.float64))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert blas.is_exact_in_torch(np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize("add", [False, True])
-def test_nothing_to_add_up(add):
+def test_nothing_to_add_up(add, by_torch):
     out = np.ones((2, 3), np.float32)
-    multiply(np.ones((2, 0), np.float32), np.ones((0, 3), np.float32), out, add=add)
+    multiply(np.ones((2, 0), np.float32), np.ones((0, 3), np.float32), out, add=add, by_torch=by_torch)
     np.testing.assert_array_equal(out, np.full((2, 3), float(add)))
     multiply(np.ones((0, 2), np.float32), np.ones((2, 3), np.float32), np.ones((0, 3), np.float32))
 
 
-def test_what_was_there_is_not_read():
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_what_was_there_is_not_read(by_torch):
     """BLAS does not multiply it by 0, for nan times 0 is nan."""
     out = np.full((2, 2), np.nan, np.float32)
-    multiply(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), out)
+    multiply(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), out, by_torch=by_torch)
     np.testing.assert_array_equal(out, np.eye(2))
 
 

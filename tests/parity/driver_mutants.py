@@ -195,7 +195,7 @@ def _(patch):
     from portaloss.backends.cpu import linear_cross_entropy
 
     right = linear_cross_entropy.multiply
-    patch.setattr(linear_cross_entropy, "multiply", lambda a, b, out, *, add=False: right(a, b, out))
+    patch.setattr(linear_cross_entropy, "multiply", lambda a, b, out, *, add=False, by_torch=False: right(a, b, out))
 
 
 def _compute(patch, operands_of, upstream_of=lambda upstream: upstream):

@@ -401,6 +401,7 @@ class _Call:
             wants=tuple(gradients),
             gradients={name: self.arranged.view(name, gradient) for name, gradient in gradients.items()},
             extras=self._extras,
+            tensors=self.library == arrays.TORCH,
         )
         if items is not None:
             narrow_into(results, self.arranged.items_view(items))

@@ -4,11 +4,13 @@
 functions behind them are called as Numba and Cython call them: by the addresses that ``scipy.linalg.cython_blas``
 publishes. And all products are SciPy's: NumPy may have a BLAS of its own, and then threads of its own. They go on
 waiting for work, on all cores, for some time after a product; where the two take turns, one takes three times as long.
+For the same reason products of what lies in tensors are PyTorch's, like those of the model that the tensors come from.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,7 +24,7 @@ _NAMES = {"float32": ("sgemm", ctypes.c_float), "float64": ("dgemm", ctypes.c_do
 _MAX_INT = 2**31 - 1  # of BLAS
 
 
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: bool = False) -> None:
     """out = a b, or out += a b; all float32, or all float64.
 
     Args:
@@ -30,8 +32,17 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
         b: (k, n).
         out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with the others.
         add: whether to add to what is there.
+        by_torch: whether PyTorch multiplies; the caller has asked ``is_exact_in_torch``, and all come from tensors.
     """
     if not out.size:
+        return
+    if by_torch:
+        torch = sys.modules["torch"]
+        product, *factors = map(torch.from_numpy, (out, a, b))
+        if add:
+            product.addmm_(*factors)
+        else:
+            torch.mm(*factors, out=product)
         return
     if not a.shape[1]:
         if not add:
@@ -63,6 +74,21 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
         out.ctypes.data,
         _int(length),
     )
+
+
+def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
+    """Whether PyTorch multiplies numbers of that dtype as they are.
+
+    A setting has it round those of float32 to fewer digits, on processors that are faster with these.
+    """
+    if dtype != np.float32:
+        return True
+    torch = sys.modules["torch"]
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is not None:
+        return matmul.fp32_precision in ("none", "ieee")
+    exact: bool = torch.get_float32_matmul_precision() == "highest"  # before PyTorch 2.9
+    return exact
 
 
 def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
@@ -117,4 +143,4 @@ def _api(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return function
 
 
-__all__ = ["multiply"]
+__all__ = ["is_exact_in_torch", "multiply"]
