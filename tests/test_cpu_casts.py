@@ -91,13 +91,13 @@ def test_torch_casts_where_it_is_loaded_and_sees_the_arrays(torch_loaded, dtype)
     loaded = sys.modules["torch"] is not None
     values = np.random.default_rng(1).normal(size=(3, 40_000)).astype(np.float32)  # beyond one copy, with a tail
     out = np.full(values.shape, np.nan, dtype)
-    assert casts._copied_by_torch(values, out) is loaded
+    assert casts.copied_by_torch(values, out) is loaded
     narrow_into(values, out)
     assert_same_bits(out, values.astype(dtype))
     assert_same_bits(widen(out), out.astype(np.float32))
-    assert not casts._copied_by_torch(values[::-1], out)  # a negative stride
+    assert not casts.copied_by_torch(values[::-1], out)  # a negative stride
     out.flags.writeable = False
-    assert not casts._copied_by_torch(out, values)  # torch warns of what may not be written
+    assert not casts.copied_by_torch(out, values)  # torch warns of what may not be written
     assert_same_bits(widen(out), out.astype(np.float32))
 
 

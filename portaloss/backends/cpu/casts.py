@@ -39,7 +39,7 @@ def widen(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
         return array
     if array.size > _FEW and dtype == _FLOAT32:
         widened = np.empty(array.shape, dtype)
-        if _copied_by_torch(array, widened):
+        if copied_by_torch(array, widened):
             return widened
     if array.dtype == _FLOAT16:
         return _float16_to_float32(array).astype(dtype, copy=False)
@@ -48,7 +48,7 @@ def widen(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
 
 def narrow_into(values: Array, out: Array) -> None:
     """Store values into ``out``, rounded to nearest even in its dtype; shapes broadcast."""
-    if out.size > _FEW and out.itemsize == 2 and values.dtype == _FLOAT32 and _copied_by_torch(values, out):
+    if out.size > _FEW and out.itemsize == 2 and values.dtype == _FLOAT32 and copied_by_torch(values, out):
         return
     if out.dtype == _FLOAT16 and values.dtype == _FLOAT32:
         out.view(np.uint16)[...] = _float32_to_float16_bits(values)
@@ -65,8 +65,14 @@ def narrowed(value: float, dtype: np.dtype[Any]) -> Array:
     return out
 
 
-def _copied_by_torch(values: Array, out: Array) -> bool:
-    """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did."""
+def copied_by_torch(values: Array, out: Array, *, spread: bool = False) -> bool:
+    """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did.
+
+    Args:
+        values: in a dtype that PyTorch has.
+        out: of such a dtype, too.
+        spread: over PyTorch's threads, for a caller who has none of his own at work.
+    """
     torch = sys.modules.get("torch")
     # a half-imported torch has no from_numpy yet
     if torch is None or not hasattr(torch, "from_numpy") or values.shape != out.shape:
@@ -83,7 +89,7 @@ def _copied_by_torch(values: Array, out: Array) -> bool:
         else:
             return False
     target, source = tensors
-    if out.size <= _COPY or torch.get_num_threads() == 1:  # on threads.parallel's threads it is
+    if spread or out.size <= _COPY or torch.get_num_threads() == 1:  # on threads.parallel's threads it is
         target.copy_(source)
         return True
     for start in range(0, out.size, _COPY):

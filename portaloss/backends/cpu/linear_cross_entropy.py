@@ -17,7 +17,7 @@ from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import is_exact_in_torch, multiply
-from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
+from portaloss.backends.cpu.casts import copied_by_torch, math_dtype, narrow_into, widen
 from portaloss.backends.cpu.threads import get_num_threads, parallel
 from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
@@ -217,7 +217,7 @@ class _Call:
         if self._rows == 0:
             self._weight_sum[...] = 0.0
         if "linear_weight" in self._wants:
-            _narrow_in_parallel(self._weight_sum, self._gradients["linear_weight"])
+            _narrow_in_parallel(self._weight_sum, self._gradients["linear_weight"], by_torch=self._by_torch)
         if "linear_bias" in self._wants:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
@@ -361,7 +361,7 @@ class _Matrix:
         for start in range(0, len(self._weight), self._block):
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
-            _cast_in_parallel(source, cast)
+            _cast_in_parallel(source, cast, by_torch=self._by_torch)
             rows = slice(start * self._positions, (start + len(source)) * self._positions)
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
@@ -384,16 +384,24 @@ def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) ->
     return parallel(call, -(-(stop - start) // size))
 
 
-def _cast_in_parallel(source: Array, out: Array) -> None:
+# Between products that are PyTorch's, casts are too: its threads are there, and wait for more
+
+
+def _cast_in_parallel(source: Array, out: Array, *, by_torch: bool) -> None:
+    if by_torch and copied_by_torch(source, out, spread=True):
+        return
+
     def cast(part: slice) -> None:
         out[part] = widen(source[part], out.dtype)
 
     _over(0, len(source), _rows_of_a_tile(source), cast)
 
 
-def _narrow_in_parallel(values: Array, out: Array) -> None:
+def _narrow_in_parallel(values: Array, out: Array, *, by_torch: bool) -> None:
     if np.may_share_memory(values, out):
         return  # it was added up there
+    if by_torch and copied_by_torch(values.reshape(out.shape), out, spread=True):
+        return
     if not out.flags.c_contiguous:
         narrow_into(values.reshape(out.shape), out)
         return
