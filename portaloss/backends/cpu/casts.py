@@ -20,6 +20,7 @@ _FLOAT16 = np.dtype(np.float16)
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 
+_TORCH_NAMES = {_FLOAT16: "float16", _FLOAT32: "float32"}
 
 #: PyTorch spreads a copy of more elements than this over threads, if it has more than one; a tile has its own already.
 _COPY = 32768
@@ -74,26 +75,28 @@ def copied_by_torch(values: Array, out: Array, *, spread: bool = False) -> bool:
         spread: over PyTorch's threads, for a caller who has none of his own at work.
     """
     torch = sys.modules.get("torch")
-    # a half-imported torch has no from_numpy yet
-    if torch is None or not hasattr(torch, "from_numpy") or values.shape != out.shape:
+    # a half-imported torch has no frombuffer yet
+    if torch is None or not hasattr(torch, "frombuffer") or values.shape != out.shape or not out.size:
         return False
-    tensors = []
+    dtypes = []
     for array in (out, values):
         # PyTorch has no negative strides, and warns of what may not be written
         if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
             return False
-        if array.dtype.name == "bfloat16":
-            tensors.append(torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).view(-1))
-        elif array.dtype in (_FLOAT16, _FLOAT32):
-            tensors.append(torch.from_numpy(array).view(-1))
-        else:
+        name = _TORCH_NAMES.get(array.dtype) or ("bfloat16" if array.dtype.name == "bfloat16" else None)
+        if name is None:
             return False
-    target, source = tensors
-    if spread or out.size <= _COPY or torch.get_num_threads() == 1:  # on threads.parallel's threads it is
+        dtypes.append(getattr(torch, name))
+    # on threads.parallel's threads PyTorch has no others
+    step = out.size if spread or torch.get_num_threads() == 1 else _COPY
+    for start in range(0, out.size, step):
+        count = min(step, out.size - start)
+        # not from_numpy and views: each view lets another thread have Python's lock, to wait for which takes longer
+        target, source = [
+            torch.frombuffer(array, dtype=dtype, count=count, offset=start * array.itemsize)
+            for array, dtype in zip((out, values), dtypes, strict=True)
+        ]
         target.copy_(source)
-        return True
-    for start in range(0, out.size, _COPY):
-        target[start : start + _COPY].copy_(source[start : start + _COPY])
     return True
 
 
