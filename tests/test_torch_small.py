@@ -283,6 +283,13 @@ MEDIUM = {
         dict(zip(("anchor", "positive", "negative"), vectors(n, d), strict=True)) for n, d in ((2, 32767), (20000, 4))
     ],
 }
+MEDIUM["cross_entropy"] = [
+    {
+        "input": pair(n, c)["input"].detach() * scale,
+        "target": (torch.arange(n) % c).masked_fill(torch.arange(n) % skip == 1, -100),
+    }
+    for n, c, scale, skip in ((64, 1000, 1.0, 99), (2, 32767, 5.0, 3), (32767, 3, 0.1, 7), (300, 129, 6.0, 5))
+]
 #: How large the terms are that an item is a difference of, where it may be smaller than they are.
 TERMS = {
     "poisson_nll_loss": lambda given: float((given["input"].exp() + (given["input"] * given["target"]).abs()).max()),
@@ -330,6 +337,82 @@ def test_medium_tensors(name, operands, reduction, monkeypatch):
     assert ((got_value - right_value).abs() <= 8 * 2.0**-24 * scale + (value - right_value).abs()).all()
     # derivatives of cosines and norms are differences of terms as large as the largest of them
     assert ((got - right).abs() <= 8 * 2.0**-24 * right.abs().max() + (gradient - right).abs()).all()
+
+
+@pytest.mark.parametrize("lead", [0.0, 8.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_of_medium_tensors_keeps_the_bounds_where_pytorch_does_not(dtype, lead):
+    """Of p near 0, and of 1 - p where the target leads by so much, PyTorch loses digits."""
+    x, t = pair(64, 1000, dtype=dtype)["input"].detach(), torch.arange(64)
+    x[t, t] += lead
+    wide = x.numpy().astype(np.longdouble)
+    terms = np.exp(wide)
+    own = np.take_along_axis(terms, t[:, None].numpy(), 1)
+    np.put_along_axis(terms, t[:, None].numpy(), 0, 1)
+    rest = terms.sum(1, keepdims=True)
+    np.put_along_axis(terms, t[:, None].numpy(), -rest, 1)
+    truth = np.log1p(rest / own)[:, 0], terms / (own + rest)
+
+    def ulp(function):
+        leaf = x.clone().requires_grad_()
+        items = function(leaf, t, reduction="none")
+        (gradient,) = torch.autograd.grad(items.sum(), leaf)
+        worst = 0.0
+        for got, right in zip((items.detach().numpy(), gradient.numpy()), truth, strict=True):
+            worst = max(worst, (np.abs(got - right) / np.spacing(np.abs(right).astype(got.dtype))).max())
+        return worst
+
+    limit = bound(LossKind.CROSS_ENTROPY, str(dtype).removeprefix("torch.")) + BEYOND
+    assert taken(functional.cross_entropy, input=x.clone().requires_grad_(), target=t)
+    assert ulp(functional.cross_entropy) <= limit < ulp(torch.nn.functional.cross_entropy)
+
+
+def test_what_of_medium_cross_entropy_is_left_to_our_own_way():
+    x, t = pair(64, 1000)["input"], torch.arange(64)
+    loss = functional.cross_entropy
+    assert taken(loss, input=x, target=t)
+    assert taken(loss, input=x, target=t, ignore_index=5)
+    assert not taken(loss, input=x, target=t, weight=torch.ones(1000))
+    assert not taken(loss, input=x, target=t, label_smoothing=0.1)
+    assert not taken(loss, input=x, target=x.detach().softmax(1))
+    assert not taken(loss, input=x, target=torch.full_like(t, -100))  # the mean of none is nan
+    with torch.no_grad():
+        shifted = [x + 70, x - 70, x.clone(), x.clone()]
+        shifted[2][3, 3] = -40.0  # of a target
+        shifted[3][3, 4] = float("nan")
+    for y in shifted:  # rows need their maximum
+        assert not taken(loss, input=y.requires_grad_(), target=t)
+    for wrong in (-1, 1000):
+        with pytest.raises(IndexError, match=f"target.3. is {wrong}, expected a class from 0 to 999"):
+            loss(x, torch.where(t == 3, wrong, t))
+
+
+def test_medium_cross_entropy_is_a_node_like_others():
+    x, t = pair(64, 1000, dtype=torch.float64)["input"], torch.arange(64)
+    value = functional.cross_entropy(x, t)
+    first, second = (torch.autograd.grad(value, x, torch.tensor(2.0), retain_graph=kept)[0] for kept in (True, False))
+    assert torch.equal(first, second)
+    assert first is not second
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(value, x)
+    (one,) = torch.autograd.grad(functional.cross_entropy(x, t), x)
+    assert torch.equal(first, 2 * one)
+
+    value = functional.cross_entropy(x, t)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    (of_norm,) = torch.autograd.grad((gradient**2).sum(), x)
+    theirs = torch.nn.functional.cross_entropy(x, t)
+    (gradient,) = torch.autograd.grad(theirs, x, create_graph=True)
+    (right,) = torch.autograd.grad((gradient**2).sum(), x)
+    torch.testing.assert_close(of_norm, right)
+
+    value = functional.cross_entropy(x, t)
+    with torch.no_grad():
+        x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(value, x)
+    y = torch.utils.checkpoint.checkpoint(lambda x: functional.cross_entropy(x, t), x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(y, x)[0], one)  # a constant more changes nothing
 
 
 def test_the_same_bits_on_any_number_of_threads():

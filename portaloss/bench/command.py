@@ -1,4 +1,4 @@
-"""The command ``bench`` and its two others: ``compare`` two reports, ``growth`` with size."""
+"""The command ``bench`` and its others: ``compare`` two reports, the ``table`` of one, ``growth`` with size."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ def add(commands: Any) -> None:
     bench.add_argument("--rows", type=_positive, metavar="N", help="at most N rows, where there is little memory")
     bench.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
 
-    others = bench.add_subparsers(metavar="[compare | growth]")
+    others = bench.add_subparsers(metavar="[compare | table | growth]")
     comparing = others.add_parser("compare", help="what got slower from one report to another")
     comparing.add_argument("before", type=Path, metavar="A.json")
     comparing.add_argument("after", type=Path, metavar="B.json")
     comparing.add_argument("--threshold", type=float, default=0.05, metavar="X", help="what grew less is no news; 0.05")
     comparing.set_defaults(command=_compare)
+
+    table = others.add_parser("table", help="the tables of a report")
+    table.add_argument("report", type=Path, metavar="A.json")
+    table.add_argument("--markdown", action="store_true", help="for a page")
+    table.set_defaults(command=_table)
 
     growth = others.add_parser("growth", help="how time grows with elements, with steps of CTC, with a vocabulary")
     growth.set_defaults(command=_growth)
@@ -98,14 +103,18 @@ def _growth(args: argparse.Namespace) -> int:
     return _finish(args, made, lambda path: picture.growth(curves, path))
 
 
-def _compare(args: argparse.Namespace) -> int:
-    from portaloss.bench import compare, rows
-    from portaloss.reports import ReportError
+def _table(args: argparse.Namespace) -> int:
+    from portaloss.bench import report
 
-    try:
-        before, after = rows.read(args.before), rows.read(args.after)
-    except (OSError, ReportError) as error:
-        raise UsageError(str(error)) from error
+    (read,) = _read(args.report)
+    _show(lambda: report.print_tables(read, markdown=args.markdown))
+    return PASSED
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from portaloss.bench import compare
+
+    before, after = _read(args.before, args.after)
     if not compare.common(before, after):
         raise UsageError(f"{args.before} and {args.after} have no row in common")
     for note in compare.differences(before, after):
@@ -114,6 +123,16 @@ def _compare(args: argparse.Namespace) -> int:
     _show(lambda: compare.print_table(changes))
     print(compare.summary(before, after, changes))
     return FAILED if changes else PASSED
+
+
+def _read(*paths: Path) -> list[Any]:
+    from portaloss.bench import rows
+    from portaloss.reports import ReportError
+
+    try:
+        return [rows.read(path) for path in paths]
+    except (OSError, ReportError) as error:
+        raise UsageError(str(error)) from error
 
 
 # What bench and growth share

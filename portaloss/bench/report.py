@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from portaloss.bench.contenders import MEANINGS, NAMES, WIDENED
@@ -12,13 +12,14 @@ from portaloss.parity.report import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 #: What is missing, by the extra that has it.
 EXTRA = "portaloss[bench]"
 
 
-def console(file: Any = None) -> Console:
-    """Where tables go.
+def console(file: Any = None, *, width: int | None = None) -> Console:
+    """Where tables go; of a terminal's own width by default.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -29,16 +30,17 @@ def console(file: Any = None) -> Console:
         raise MissingExtraError("rich", "the table", EXTRA) from error
     out = file or sys.stdout
     # a pipe has no width; a table that is cut there would be of no use
-    return Console(file=out, width=None if out.isatty() else 140)
+    return Console(file=out, width=width or (None if out.isatty() else 140))
 
 
-def print_tables(report: Report, *, file: Any = None) -> None:
-    """A table a size and dtype, and one of geometric means.
+def print_tables(report: Report, *, markdown: bool = False, file: Any = None) -> None:
+    """A table a size and dtype, and one of geometric means; ``markdown`` as a page takes them.
 
     Raises:
         MissingExtraError: rich is not installed.
     """
-    out = console(file)
+    out = console(file, width=_PAGE if markdown else None)
+    draw = _drawing(out, markdown)
     about = report.about
     place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
     torch, version = (about["versions"][name] for name in ("torch", "portaloss"))
@@ -46,26 +48,41 @@ def print_tables(report: Report, *, file: Any = None) -> None:
     if about.get("copy_gb_s"):
         out.print(f"a copy on the device: {max(about['copy_gb_s']):.0f} GB/s")
     for size, dtype in dict.fromkeys((row.size, row.dtype) for row in report.rows):
-        _print_table(out, [row for row in report.rows if (row.size, row.dtype) == (size, dtype)], about)
-    _print_means(out, report.rows)
+        _print_table(out, [row for row in report.rows if (row.size, row.dtype) == (size, dtype)], about, draw)
+    _print_means(out, report.rows, draw)
 
 
-def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any]) -> None:
+#: So wide that no row of a table is broken.
+_PAGE = 1000
+
+
+def _drawing(out: Console, markdown: bool) -> Callable[[str], Table]:
+    """What makes an empty table of a title."""
+    from rich import box
     from rich.table import Table
 
+    def draw(title: str) -> Table:
+        if not markdown:
+            return Table(title=title, title_justify="left")
+        out.print(f"\n{title}")  # then rich leaves a line empty
+        return Table(box=box.MARKDOWN)
+
+    return draw
+
+
+def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any], draw: Callable[[str], Table]) -> None:
     names = [name for name in NAMES if any(row.median(name) for row in rows)]
     others = [name for name in names if any(row.speedup(name) for row in rows)]
     copy = max(about.get("copy_gb_s") or [0.0])
-    title = f"{rows[0].dtype}, {rows[0].size}: forward + backward; the last columns are times faster"
-    table = Table(title=title, title_justify="left")
+    table = draw(f"{rows[0].dtype}, {rows[0].size}: forward + backward; the last columns are times faster")
     for name in "loss", "operands":
         table.add_column(name, no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for name in others:
         table.add_column(f"× {name}", justify="right")
-    table.add_column("forward\n× eager", justify="right")
-    table.add_column("memory\n/ eager", justify="right")
+    table.add_column("forward × eager", justify="right")
+    table.add_column("memory / eager", justify="right")
     if copy:
         table.add_column("of copy", justify="right")
     for row in rows:
@@ -90,14 +107,12 @@ def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any]) -> No
         out.print(f"* PyTorch's {WIDENED}", markup=False)
 
 
-def _print_means(out: Console, rows: Sequence[Row]) -> None:
-    from rich.table import Table
-
+def _print_means(out: Console, rows: Sequence[Row], draw: Callable[[str], Table]) -> None:
     means = geometric_means(rows)
     columns = [name for name in MEANS if any(mean[name] is not None for mean in means)]
     if not columns:
         return
-    table = Table(title="geometric means over the kinds", title_justify="left")
+    table = draw("geometric means over the kinds")
     for name in "size", "dtype", "direction":
         table.add_column(name, no_wrap=True)
     for name in ("kinds", *columns):

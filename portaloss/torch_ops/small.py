@@ -7,7 +7,7 @@ autograd to Python and on to NumPy, and back. PyTorch's operators have that way 
   every case of the parity matrix, and for cross-entropy where no class is so likely that they would not;
 - in float64, rounded once, where the operands are float32 and PyTorch's formula cancels;
 - of medium tensors for the kinds in which they are faster than ours, with sums that are the same on any number of
-  threads;
+  threads; for cross-entropy composed anew, since PyTorch's own is not as good as ours there;
 - for nothing out of the ordinary: equal shapes and dtypes, no modes, no transforms, no tracing, no subclasses.
 
 Everything else, and every error, is left to our own way. Plans never come here.

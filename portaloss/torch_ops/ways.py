@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
 from portaloss.kinds import LossKind
+from portaloss.torch_ops import cross_entropy
 
 #: Classes up to which PyTorch's sums over the classes of a margin loss, one term after another, round well.
 MARGIN_CLASSES = 16
@@ -331,15 +332,15 @@ def _in_rows(way: Way) -> Way:
     return medium
 
 
-def _of_rows(way: Way) -> Way:
-    """A rowwise way, where rows and their number are small enough."""
+def _of_rows(way: Way, *, overflows: bool = True) -> Way:
+    """A rowwise way, where rows and their number are small enough; whether the sum of its items may overflow."""
 
     def medium(operands: Operands, options: Mapping[str, Any], reduction: int) -> Tensor | None:
         *rows, row = next(iter(operands.values())).shape
         if row > SERIAL or not 1 < math.prod(rows) <= SERIAL:
             return None
         value = way(operands, options, reduction)
-        return value if value is None or reduction == 0 else _finite(value)
+        return value if value is None or reduction == 0 or not overflows else _finite(value)
 
     return medium
 
@@ -354,4 +355,5 @@ MEDIUM: Mapping[LossKind, Way] = {
     **{kind: _in_rows(WAYS[kind]) for kind in (LossKind.MSE, LossKind.L1, LossKind.SMOOTH_L1, LossKind.HUBER)},
     LossKind.POISSON_NLL: _in_rows(_poisson_nll),
     **{kind: _of_rows(WAYS[kind]) for kind in (LossKind.NLL, LossKind.COSINE_EMBEDDING, LossKind.TRIPLET_MARGIN)},
+    LossKind.CROSS_ENTROPY: _of_rows(cross_entropy.way, overflows=False),
 }

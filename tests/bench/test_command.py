@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -104,6 +105,27 @@ def test_compare(tmp_path, capsys):
     assert cli.main(["bench", "compare", str(b), str(a)]) == 0
 
 
+def test_the_tables_of_a_report(tmp_path, capsys):
+    path = tmp_path / "a.json"
+    assert cli.main([*TINY, "--json", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["bench", "table", str(path)]) == 0
+    assert capsys.readouterr().out == shown[: shown.rindex("bench: ")]
+
+    assert cli.main(["bench", "table", str(path), "--markdown"]) == 0
+    text = capsys.readouterr().out
+    tables = [block.splitlines() for block in re.split(r"\n\s*\n", text) if block.startswith("|")]
+    assert len(tables) == 2  # the kinds, and the means
+    for table in tables:
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+        assert {len(line) for line in cells} == {len(cells[0])}
+        assert all(set(cell) <= set("-:") for cell in cells[1])
+    row = json.loads(path.read_text())["rows"][1]
+    assert row["direction"] == "forward_backward"
+    (line,) = [line for line in tables[0] if line.startswith(f"| {row['kind']} ")]
+    assert f"{row['speedups']['portaloss']['eager']:.2f}" in line
+
+
 def test_growth(tmp_path, capsys):
     path = tmp_path / "a.json"
     argv = ["bench", "growth", "--kind", "mse", "--most", "400000", "--rounds", "1", "--threads", "1"]
@@ -124,6 +146,7 @@ def test_growth(tmp_path, capsys):
         (["--picture", "a.txt"], "must end in one of"),
         (["growth", "--kind", "multi_margin"], "multi_margin"),
         (["compare", "missing.json", "missing.json"], "missing.json"),
+        (["table", "missing.json"], "missing.json"),
     ],
 )
 def test_bad_usage_is_exit_code_2_and_names_what_is_bad(args, named, tmp_path, monkeypatch, capsys):
