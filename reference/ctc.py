@@ -425,24 +425,20 @@ def _in_pairs(batch: _Batch, take: _Take | None) -> Array:
     return log_z
 
 
-def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
-    """log Z by the recursions of α and β themselves, and for which samples that is as good as by pairs.
+class _Units(NamedTuple):
+    """Probabilities in units of the sample's best at the step: of labels (steps, S, N), and of blank (steps, N)."""
 
-    A state's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks. Of α only the last
-    row of each block of steps is kept, and a block is walked again when β gets there: the rows of all steps would take
-    longer to write to memory and to read than to compute.
-    """
-    samples, label_rows = len(batch.input_lengths), len(batch.labels)
-    steps = int(batch.input_lengths.max(initial=0))
-    log_y, everyone = batch.log_probs[:steps], np.arange(samples)
-    if steps == 0 or samples == 0:
-        return np.where(batch.target_lengths == 0, 0.0, -np.inf), np.full(samples, True)
+    p: Array
+    r: Array
+    best: Array  # (steps, N), log of the best
+    worst: Array
 
-    rows = 2 * label_rows + 2
-    block = min(steps, max(2, BLOCK // (rows * samples)))
 
-    # p (steps, S, N) and r (steps, N): probabilities of labels and blank in units of the step's best.
-    flat = (everyone * log_y.shape[2] + batch.labels).ravel()
+def _units(batch: _Batch, steps: int, block: int) -> _Units:
+    """Those of the first steps, so many at a time."""
+    label_rows, samples = batch.labels.shape
+    log_y = batch.log_probs[:steps]
+    flat = (np.arange(samples) * log_y.shape[2] + batch.labels).ravel()
     lines = log_y.reshape(steps, -1)
     log_r = log_y[:, :, batch.blank].astype(np.float64)
     best, worst = log_r.copy(), log_r.copy()
@@ -457,75 +453,113 @@ def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
         np.exp(p[part], out=p[part])
     if not batch.used.all():
         p *= batch.used
-    r = np.exp(log_r - best)
+    return _Units(p, np.exp(log_r - best), best, worst)
 
+
+class _Alpha:
+    """α in scaled space. A step's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks.
+
+    Only the last row of each block of steps is kept, and a block is walked again when β gets there: the rows of all
+    steps would take longer to write to memory and to read than to compute.
+    """
+
+    def __init__(self, batch: _Batch, units: _Units, every: int, block: int, *, once: bool) -> None:
+        """``every``: steps from one rescaling to the next; ``once``: whether nobody will ask ``again``."""
+        self._steps, self._labels, samples = units.p.shape
+        self._batch, self._units, self._every = batch, units, every
+        rows = 2 * self._labels + 2
+        self._block = 2 if once else block
+        self._kept = np.empty((self._block, rows, samples))  # of the block that is walked
+        self._kept[:, 0] = 0.0
+        self._starts = np.empty((0 if once else -(-self._steps // block), rows, samples))  # what comes before each
+        self._jumped = np.empty((self._labels, samples))
+        self._first = 0  # of the steps that are kept
+        #: A step's row times 2 to this, one a sample, is α.
+        self.exponent = np.zeros((self._steps, samples), np.int64)
+
+    def advance(self, t: int) -> Array:
+        """The row of step t, after that of the step before."""
+        i = t % self._block
+        if i == 0:
+            self._first = t
+            if len(self._starts):
+                self._starts[t // self._block] = self._kept[-1]
+        return self._walk(t, self._kept[i - 1], self._kept[i])
+
+    def again(self, t: int) -> Array:
+        """The row of step t, after that of the step behind."""
+        if t < self._first:
+            self._first -= self._block
+            before = self._starts[self._first // self._block]
+            for i in range(self._block):
+                before = self._walk(self._first + i, before, self._kept[i])
+        return self._kept[t - self._first]
+
+    def kept(self) -> Array:
+        """The rows of the block that is walked."""
+        return self._kept[: self._steps - self._first]
+
+    def _walk(self, t: int, before: Array, now: Array) -> Array:
+        count, p, r, jumped = self._labels, self._units.p, self._units.r, self._jumped
+        labels, blanks = now[1 : count + 1], now[count + 1 :]
+        if t == 0:
+            now[1:] = 0.0
+            labels[:1] = np.ldexp(p[0, :1], TOP_BITS)
+            blanks[0] = np.ldexp(r[0], TOP_BITS)
+            self.exponent[0] = -TOP_BITS
+            return now
+        np.multiply(self._batch.jump, before[:count], out=jumped)
+        np.add(jumped, before[1 : count + 1], out=jumped)
+        np.add(jumped, before[count + 1 : -1], out=jumped)
+        np.multiply(jumped, p[t], out=labels)
+        np.add(before[count + 1 :], before[: count + 1], out=blanks)
+        np.multiply(blanks, r[t], out=blanks)
+        self.exponent[t] = self.exponent[t - 1]
+        if t % self._every == 0:
+            self.exponent[t] += _rescale(now[1:])
+        return now
+
+
+def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
+    """log Z by the recursions of α and β themselves, and for which samples that is as good as by pairs."""
+    samples, label_rows = len(batch.input_lengths), len(batch.labels)
+    steps = int(batch.input_lengths.max(initial=0))
+    if steps == 0 or samples == 0:
+        return np.where(batch.target_lengths == 0, 0.0, -np.inf), np.full(samples, True)
+
+    rows = 2 * label_rows + 2
+    block = min(steps, max(2, BLOCK // (rows * samples)))
+    units = _units(batch, steps, block)
+    p, r, best, worst = units
     within = np.arange(steps)[:, None] < batch.input_lengths
     spread = np.where(within, best - worst, 0.0).max(axis=0)
     safe = spread <= SPREAD  # False for nan
     bits = float(np.max(spread, initial=1.0, where=safe)) / np.log(2.0)
     every = min(32, int(DRIFT_BITS / bits))  # steps between rescalings
-
     endings = {int(length) - 1: np.flatnonzero(batch.input_lengths == length) for length in set(batch.input_lengths)}
 
-    if take is None:
-        block = 2  # rows enough
-    kept = np.empty((block, rows, samples))
-    kept[:, 0] = 0.0
-    starts = np.empty((1 if take is None else -(-steps // block), rows, samples))  # what comes before each block
-    exponent_a = np.zeros((steps, samples), np.int64)
-    jumped = np.empty((label_rows, samples))
-
-    def advance(t: int, before: Array, now: Array) -> None:
-        """α of step t from that of the step before."""
-        labels, blanks = now[1 : label_rows + 1], now[label_rows + 1 :]
-        if t == 0:
-            now[1:] = 0.0
-            labels[:1] = np.ldexp(p[0, :1], TOP_BITS)
-            blanks[0] = np.ldexp(r[0], TOP_BITS)
-            exponent_a[0] = -TOP_BITS
-            return
-        np.multiply(batch.jump, before[:label_rows], out=jumped)
-        np.add(jumped, before[1 : label_rows + 1], out=jumped)
-        np.add(jumped, before[label_rows + 1 : -1], out=jumped)
-        np.multiply(jumped, p[t], out=labels)
-        np.add(before[label_rows + 1 :], before[: label_rows + 1], out=blanks)
-        np.multiply(blanks, r[t], out=blanks)
-        exponent_a[t] = exponent_a[t - 1]
-        if t % every == 0:
-            exponent_a[t] += _rescale(now[1:])
-
-    def walk_again(first: int) -> None:
-        """α of a whole block, from its first step on."""
-        before = starts[first // block]
-        for i in range(block):
-            advance(first + i, before, kept[i])
-            before = kept[i]
-
     # Forward.
+    alpha = _Alpha(batch, units, every, block, once=take is None)
     total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
     for t in range(steps):
-        now = kept[t % block]
-        if take is not None and t % block == 0:
-            starts[t // block] = kept[-1]
-        advance(t, kept[(t - 1) % block], now)
+        row = alpha.advance(t)
         if (ending := endings.get(t)) is not None:
             length = batch.target_lengths[ending]
-            total[ending] = now[label_rows + 1 + length, ending] + now[length, ending]
+            total[ending] = row[label_rows + 1 + length, ending] + row[length, ending]
 
     # No walk fits: known without arithmetic, which would find the floor's own small numbers.
     repeats = ((batch.jump[1:] == 0.0) & batch.used[1:]).sum(axis=0)
     possible = batch.input_lengths >= batch.target_lengths + repeats
     mantissa, exponent = np.frexp(total)
-    exponent = exponent + exponent_a[np.maximum(batch.input_lengths - 1, 0), everyone]
+    exponent = exponent + alpha.exponent[np.maximum(batch.input_lengths - 1, 0), np.arange(samples)]
     log_z = np.where(within, best, 0.0).T.sum(axis=1) + (np.log(mantissa) + exponent * np.log(2.0))
     log_z[~possible] = -np.inf
     log_z[(batch.input_lengths == 0) & (batch.target_lengths == 0)] = 0.0
 
     # Backward, with γ = α β in place of α.
-    first = (steps - 1) // block * block
     beta = np.zeros((rows - 1, samples))
     labels, blanks = beta[:label_rows], beta[label_rows:]
-    ahead = np.empty((label_rows, samples))
+    ahead, jumped = np.empty((2, label_rows, samples))
     weighted = np.empty(beta.shape if take is not None else 0)
     exponent_b = np.zeros((steps, samples), np.int64)
     for t in range(steps - 1, -1, -1):
@@ -547,24 +581,21 @@ def _in_scaled_space(batch: _Batch, take: _Take | None) -> tuple[Array, Array]:
             beta[label_rows + length, ending] = 2.0**TOP_BITS
             exponent_b[t, ending] = -TOP_BITS
         if take is not None:
-            if t < first:  # into the block before
-                first -= block
-                walk_again(first)
             # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
             if ending is not None or t % every in (0, every - 1):  # else no exponent has changed
-                gap = exponent_a[t] + exponent_b[t] - exponent
+                gap = alpha.exponent[t] + exponent_b[t] - exponent
                 alpha_factor = np.ldexp(1.0 / mantissa, gap // 2)
                 beta_factor = np.ldexp(1.0, gap - gap // 2)
-            alpha = kept[t - first, 1:]
-            alpha *= alpha_factor
+            gamma = alpha.again(t)[1:]
+            gamma *= alpha_factor
             np.multiply(beta, beta_factor, out=weighted)
-            alpha *= weighted
-            if t == first:
-                gamma = kept[: min(block, steps - first)]
-                take(first, gamma[:, 1 : label_rows + 1], gamma[:, label_rows + 1 :])
+            gamma *= weighted
+            if t % block == 0:
+                walked = alpha.kept()
+                take(t, walked[:, 1 : label_rows + 1], walked[:, label_rows + 1 :])
 
     # The effect of the floor, relative to Z: 2^-FLOOR in one of α and β meets at most 2^TOP in each state of the other.
-    gap = exponent_a + exponent_b - exponent + TOP_BITS - FLOOR_BITS
+    gap = alpha.exponent + exponent_b - exponent + TOP_BITS - FLOOR_BITS
     smallest = np.where(within, worst, 0.0).min(axis=0) / np.log(2.0)
     rescaled = within & (np.arange(steps) % every == 0)[:, None]
     effect = np.where(rescaled, gap, -np.inf).max(axis=0) + np.log2(2.0 * rows * steps)
