@@ -14,7 +14,7 @@ from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 from portaloss.parity import samples
 from portaloss.plan import differentiable
-from portaloss.torch_ops import library
+from portaloss.torch_ops import library, small
 
 DOCS = Path(__file__).parent.parent / "docs" / "torch-features.md"
 
@@ -123,6 +123,20 @@ def jvp(sample):
     close([got], [want])
 
 
+def is_grads_batched(sample):
+    """As ``torch.autograd.functional.jacobian`` with vectorize has it: of PyTorch's operators, and of our kernels."""
+    for small.enabled in (False, True):
+        for reduction in ("mean", "none"):
+            inputs = sample.leaves()
+            value = sample(*inputs, reduction=reduction)
+            upstream = torch.cos(torch.arange(3.0 * value.numel(), dtype=torch.float64)).reshape(3, *value.shape)
+            got = torch.autograd.grad(value, inputs, upstream, is_grads_batched=True)
+            for i in range(3):
+                inputs = sample.leaves()
+                value = sample(*inputs, reduction=reduction)
+                close([one[i] for one in got], torch.autograd.grad(value, inputs, upstream[i]))
+
+
 def hessian(sample):
     first = sample.inputs[0]
     got = torch.func.hessian(lambda x: sample(x, *sample.inputs[1:]))(first)
@@ -171,6 +185,7 @@ FEATURES = {
     "func.grad": func_grad,
     "vmap(grad)": vmap_grad,
     "jvp": jvp,
+    "is_grads_batched": is_grads_batched,
     "hessian": hessian,
     "gradcheck": gradcheck,
     "gradgradcheck": gradgradcheck,

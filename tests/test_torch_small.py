@@ -407,6 +407,12 @@ def test_medium_cross_entropy_is_a_node_like_others():
     torch.testing.assert_close(of_norm, right)
 
     value = functional.cross_entropy(x, t)
+    (many,) = torch.autograd.grad(value, x, torch.tensor([1.0, 2.0], dtype=torch.float64), is_grads_batched=True)
+    torch.testing.assert_close(many, torch.stack([one, 2 * one]))
+    items = functional.cross_entropy(x, t, reduction="none")
+    items += 1  # which a view would not allow
+
+    value = functional.cross_entropy(x, t)
     with torch.no_grad():
         x += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

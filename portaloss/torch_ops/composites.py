@@ -44,6 +44,15 @@ def widened(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
 
 
+def are_asked(upstream: Tensor) -> bool:
+    """Whether a backward pass is one for compositions: it will be differentiated, or is of many upstreams at once.
+
+    The first is create_graph, the second is_grads_batched, of which torch.autograd.functional.jacobian's vectorize is.
+    """
+    is_batched: Any = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or bool(is_batched(upstream))
+
+
 def gradients(plan: Plan, operands: Mapping[str, Tensor], wants: tuple[str, ...], upstream: Tensor) -> tuple[Any, ...]:
     """The gradients of some operands, themselves differentiable in all operands and upstream; None where none flows.
 

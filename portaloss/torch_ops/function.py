@@ -61,7 +61,7 @@ class _Loss(torch.autograd.Function):
         del of_extras  # they have no derivative
         plan, names, wants = ctx.call
         operands = dict(zip(names, ctx.saved_tensors, strict=True))
-        if torch.is_grad_enabled():  # create_graph: these gradients will be differentiated
+        if composites.are_asked(upstream):
             found = composites.gradients(plan, operands, wants, upstream)
             by_name = dict(zip(wants, found, strict=True))
             return None, *[by_name.get(name) for name in names]

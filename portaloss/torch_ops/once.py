@@ -61,7 +61,7 @@ class _Once(torch.autograd.Function):
         saved = ctx.saved_tensors  # which raises a second time, if nothing is retained
         kind, leaves, value, options, reduction = ctx.call
         wants = tuple([name for name, leaf in leaves.items() if leaf.requires_grad])
-        if torch.is_grad_enabled():
+        if composites.are_asked(upstream):
             plan = make_plan(kind, dtype_name(value), LossReduction(reduction), "cpu", tuple(options.items()))
             operands = dict(zip(leaves, saved, strict=True))
             found = composites.gradients(plan, operands, wants, upstream)
