@@ -493,7 +493,8 @@ class _Alpha:
             before = self._starts[self._first // self._block]
             for i in range(self._block):
                 before = self._walk(self._first + i, before, self._kept[i])
-        return self._kept[t - self._first]
+        row: Array = self._kept[t - self._first]
+        return row
 
     def kept(self) -> Array:
         """The rows of the block that is walked."""
