@@ -1,4 +1,4 @@
-"""float16 casts in integer operations, against NumPy's own; bfloat16 against ml_dtypes'."""
+"""Casts of 16 bits, by PyTorch where it is loaded, against NumPy's and ml_dtypes' own."""
 
 import sys
 
