@@ -209,7 +209,7 @@ def both_spaces(operands):
     batch = chapter._batch(*operands, 0)
     found = []
     with np.errstate(all="ignore"):
-        for space in (chapter._in_scaled_space, chapter._in_pairs):
+        for space in (chapter._in_scaled_space, chapter.in_pairs):
             parts = []
             log_z = space(batch, lambda first, *gamma, parts=parts: parts.append((first, [g.copy() for g in gamma])))
             parts.sort(key=lambda part: part[0])
