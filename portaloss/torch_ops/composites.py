@@ -7,8 +7,8 @@ is PyTorch's function. The others' second derivatives PyTorch has not, or only f
 
 from __future__ import annotations
 
+import importlib
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,30 +16,53 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
-from portaloss.catalogue import Loss
-from portaloss.kinds import LossKind
+from portaloss import pytorch
+from portaloss.arrange import specs
+from portaloss.catalogue import Family
+from portaloss.divisor import divisor
+from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan
 
 
 def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     """The loss of a plan, by PyTorch's operators alone."""
-    options = {name: value for name, value in plan.options if name != "return_extras"}
-    reduction = plan.reduction.name.lower()
+    entry, options, reduction = plan.loss, plan.values, plan.reduction.name.lower()
+    operands = widened(operands, plan)
     own = _OWN.get(plan.kind)
-    if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        operands = widened(operands, plan.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # portaloss.functional has warned already
-        if own is not None:
-            return own(operands, options, reduction)
-        if options.pop("batchmean", False) and reduction == "mean":
-            reduction = "batchmean"
-        value: Tensor = getattr(F, plan.loss.function)(**operands, **options, reduction=reduction)
+    if own is not None:
+        return own(operands, options, reduction)
+    if not entry.in_torch:
+        return by_definition(plan, operands)
+    return pytorch.loss(entry, operands, options, reduction)
+
+
+def apply(plan: Plan, operands: Mapping[str, Tensor]) -> Any:
+    """The loss, as a caller gets it: a pair with return_extras."""
+    value = loss(plan, operands)
+    if not plan.values.get("return_extras"):
         return value
+    return value, linear_cross_entropy_extras(operands, plan.values)
 
 
-def widened(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Floating operands in another dtype: that of a plan for a wider loss than its operands."""
+def by_definition(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
+    """The definition in the kind's chapter, reduced."""
+    entry, options = plan.loss, plan.values
+    layout = entry.arrangement.shapes(options, specs(operands))
+    arranged = layout.of(operands)
+    chapter = importlib.import_module(f"portaloss.reference.{entry.name}")
+    items: Tensor = chapter.definition(**arranged, **entry.item_options(options), xp=torch).reshape(layout.items_shape)
+    if plan.reduction is LossReduction.MEAN:
+        return (items.sum() / divisor(entry, options, arranged, layout.items_shape, torch)).to(items.dtype)
+    return items if plan.reduction is LossReduction.NONE else items.sum()
+
+
+def widened(operands: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """The operands in a plan's dtype, where the loss may be of a wider one than they are."""
+    return in_dtype(operands, plan.dtype) if plan.loss.family is Family.LINEAR_CROSS_ENTROPY else dict(operands)
+
+
+def in_dtype(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Floating operands in another dtype."""
     wide = getattr(torch, dtype)
     return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
 
@@ -155,9 +178,7 @@ def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping
 
 
 def _linear_logits(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-    input, weight, bias = operands["input"], operands["linear_weight"], operands.get("linear_bias")
-    logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
-    logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
+    logits = pytorch.linear_logits(operands["input"], operands["linear_weight"], operands.get("linear_bias"))
     cap = options.get("softcap", 0.0)
     return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -251,33 +272,3 @@ _OWN: Mapping[LossKind, _Composite] = {
     LossKind.CTC: _ctc,
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }
-
-
-def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # it has no annotations
-
-
-def items_shape(loss: Loss, operands: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The shape of the loss with reduction none, from shapes alone; sizes may be symbols."""
-    shapes = [tuple(operand.shape) for operand in operands.values()]
-    first = shapes[0]
-    target = tuple(operands["target"].shape) if "target" in operands else ()
-    if loss.kind is LossKind.CTC:
-        return first[1:2] if len(first) == 3 else ()
-    if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        logits = first[:-1] + tuple(operands["linear_weight"].shape[:-1])
-        return logits[: len(first) - 1] + logits[len(first) :]
-    if loss.kind in (LossKind.NLL, LossKind.CROSS_ENTROPY):
-        return first[:1] + first[2:] if len(first) > 1 else ()
-    if loss.kind is LossKind.MULTI_MARGIN:
-        return target
-    if loss.kind is LossKind.MULTILABEL_MARGIN:
-        return first[:-1]
-    if loss.kind is LossKind.COSINE_EMBEDDING:
-        return _broadcast(_broadcast(*shapes[:2])[:-1], target)
-    full = _broadcast(*shapes)
-    if loss.kind in (LossKind.MULTILABEL_SOFT_MARGIN, LossKind.TRIPLET_MARGIN):
-        return full[:-1]
-    if loss.kind is LossKind.GAUSSIAN_NLL:
-        return _broadcast(*shapes[:2])
-    return full
