@@ -95,11 +95,6 @@ class Operand:
     #: The chapter reads one class of a row only, and the gradient is 0 in all others.
     sparse: bool = False
 
-    @property
-    def refuses_gradient(self) -> bool:
-        """PyTorch raises where it requires a gradient; for other operands without one, it ignores that."""
-        return self.optional and not self.differentiable
-
 
 @dataclass(frozen=True)
 class Limit:

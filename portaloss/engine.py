@@ -50,47 +50,43 @@ def prepare(plan: Plan, operands: Mapping[str, Spec]) -> Prepared:
     return Prepared(plan, layout, backend, differentiable(loss, operands), loss.item_options(options), by, known)
 
 
-#: Overflow and the like are part of the answer, on every backend: Triton's interpreter computes with NumPy too.
-_silent = np.errstate(all="ignore")
-
-
-@_silent
 def forward(prepared: Prepared, operands: Mapping[str, Any], wants: Collection[str] = ()) -> Forward:
     """The loss; with mean and sum also the wanted gradients for an upstream gradient of 1, from the same pass."""
-    plan = prepared.plan
-    call = prepared.backend.Call(prepared, operands, extras=plan.values.get("return_extras", False))
-    if plan.reduction is LossReduction.NONE:
-        items, _ = call.run(items=True)
-        return Forward(items, extras=call.extras)
-    by = _divisor(prepared, call)
-    early = early_gradients(plan, wants)
-    total, gradients = call.run(early, scale=call.scale(1.0, by))
-    return Forward(call.rounded(_reduced(total, by)), gradients or None, call.extras)
+    with np.errstate(all="ignore"):  # overflow and the like are part of the answer
+        plan = prepared.plan
+        call = prepared.backend.Call(prepared, operands, extras=plan.values.get("return_extras", False))
+        if plan.reduction is LossReduction.NONE:
+            items, _ = call.run(items=True)
+            return Forward(items, extras=call.extras)
+        by = _divisor(prepared, call)
+        early = early_gradients(plan, wants)
+        total, gradients = call.run(early, scale=call.scale(1.0, by))
+        return Forward(call.rounded(_reduced(total, by)), gradients or None, call.extras)
 
 
-@_silent
 def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
     """The gradients of the wanted operands for an upstream gradient: a number, or with reduction none one an item.
 
     Raises:
         ValueError: upstream has another shape than the loss.
     """
-    plan, shape = prepared.plan, prepared.layout.items_shape
-    call = prepared.backend.Call(prepared, operands)
-    given = tuple(np.shape(upstream))
-    if plan.reduction is LossReduction.NONE:
-        if given != tuple(shape):
-            raise ValueError(f"upstream must have the shape of the loss, {shape}, got {given}")
-        return call.run(wants, scale=call.each(upstream))[1]
-    if prod(given) != 1:
-        raise ValueError(f"upstream must be one number, got shape {given}")
-    by = _divisor(prepared, call)
-    offset = None
-    if any(_depends_on_total(plan, name) for name in wants):
-        # L = Σ w l / Σ w: by the quotient rule, each derivative by w loses L, shared by the items that w is part of
-        repeats = max(prod(shape), 1) / max(prod(operands["weight"].shape), 1)
-        offset = _reduced(call.run()[0], by) / repeats
-    return call.run(wants, scale=call.scale(upstream, by), offset=offset)[1]
+    with np.errstate(all="ignore"):
+        plan, shape = prepared.plan, prepared.layout.items_shape
+        call = prepared.backend.Call(prepared, operands)
+        given = tuple(np.shape(upstream))
+        if plan.reduction is LossReduction.NONE:
+            if given != tuple(shape):
+                raise ValueError(f"upstream must have the shape of the loss, {shape}, got {given}")
+            return call.run(wants, scale=call.each(upstream))[1]
+        if prod(given) != 1:
+            raise ValueError(f"upstream must be one number, got shape {given}")
+        by = _divisor(prepared, call)
+        offset = None
+        if any(_depends_on_total(plan, name) for name in wants):
+            # L = Σ w l / Σ w: by the quotient rule, each derivative by w loses L, shared by the items that w is part of
+            repeats = max(prod(shape), 1) / max(prod(operands["weight"].shape), 1)
+            offset = _reduced(call.run()[0], by) / repeats
+        return call.run(wants, scale=call.scale(upstream, by), offset=offset)[1]
 
 
 def rescale(prepared: Prepared, gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:

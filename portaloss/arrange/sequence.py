@@ -88,7 +88,7 @@ def check_sequences(options: Options, operands: Operands) -> None:
         raise RuntimeError(
             f"Expected input_lengths to have value at most {log_probs.shape[0]}, but got value {used.max()} {_WHILE}"
         )
-    padded = pad_labels(targets if concatenated else targets.reshape(lengths.size, -1), lengths)
+    padded = pad_labels(targets if concatenated or targets.ndim == 2 else targets[None], lengths)
     within = np.arange(padded.shape[1]) < lengths[:, None]
     require_classes_in_range("targets", np.where(within, padded, 0), log_probs.shape[-1])
 

@@ -17,10 +17,10 @@ def wanted(loss: Loss, differentiable: Collection[str], requiring: Sequence[str]
     """The operands whose gradients are wanted, of those that require one.
 
     Raises:
-        RuntimeError: PyTorch refuses to differentiate one, rather than leave it without a gradient.
+        RuntimeError: an optional one has no gradient here. PyTorch raises too; a required one it leaves without one.
     """
     for name in requiring:
-        if name not in differentiable and loss.operand(name).refuses_gradient:
+        if name not in differentiable and loss.operand(name).optional:
             raise RuntimeError(
                 f"The function '{loss.function}' is not differentiable with respect to argument '{name}'. "
                 "This input cannot have requires_grad True."

@@ -46,6 +46,7 @@ class Operator:
         torch.library.register_fake(forward, self._forward_fake)
         torch.library.register_fake(backward, self._backward_fake)
         torch.library.register_autograd(forward, self._flowing, setup_context=_save)
+        torch.library.register_autograd(backward, self._refuse)
         torch.library.register_vmap(forward, self._forward_vmap)
         torch.library.register_vmap(backward, self._backward_vmap)
         ops = getattr(torch.ops, NAMESPACE)
@@ -91,7 +92,7 @@ class Operator:
     # Their derivatives
 
     def _flowing(self, ctx: Any, upstream: Tensor, of_early: Any) -> tuple[Any, ...]:
-        del of_early  # a gradient that came with the loss is differentiated by way of the loss
+        del of_early  # these have no derivative
         arguments, early = _restored(ctx)
         plan, operands, _ = self.split(arguments)
         possible = differentiable(self.loss, operands)
@@ -111,6 +112,11 @@ class Operator:
             ),
         )
         return *(found.get(name) for name in self.names), *(None for _ in arguments[len(self.names) :])
+
+    def _refuse(self, ctx: Any, *upstreams: Any) -> Any:
+        del ctx, upstreams
+        name = f"torch.ops.{NAMESPACE}.{self.loss.name}"
+        raise RuntimeError(f"{name}_backward has no derivative: differentiate {name} with create_graph=True")
 
     # One call for each of a batch: an axis more would mean something else to most kinds
 
@@ -147,6 +153,7 @@ def _unbatched(size: int, in_dims: Sequence[int | None], arguments: Sequence[Any
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
     """Tensors as autograd keeps them, the gradients that came with the loss last; the rest as it is."""
     early = output[1]
+    ctx.mark_non_differentiable(*early)
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *early)
     ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
 

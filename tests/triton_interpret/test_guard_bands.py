@@ -17,11 +17,13 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
 import portaloss
+from portaloss import engine, select
+from portaloss.arrange import specs
 from portaloss.backends.poison import poisoned
 from portaloss.backends.triton import launch, tuning
 from portaloss.catalogue import LOSSES, Domain, Extent, Family
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import differentiable, make_plan
+from portaloss.plan import differentiable
 
 POINTWISE = [kind for kind, loss in LOSSES.items() if loss.family is Family.POINTWISE]
 ROWWISE = [kind for kind, loss in LOSSES.items() if loss.family is Family.ROWWISE]
@@ -250,8 +252,8 @@ def compare(kind, operands, **options):
     before = {name: value.clone() for name, value in operands.items()}
     dtype = str(next(iter(operands.values())).dtype).removeprefix("torch.")
     for reduction in (LossReduction.NONE, LossReduction.MEAN):
-        cpu = make_plan(kind, dtype, reduction, "cpu", tuple(options.items()))
-        triton_plan = make_plan(kind, dtype, reduction, "triton-interpret", tuple(options.items()))
+        cpu = select(kind, dtype=dtype, reduction=reduction, **options)
+        triton_plan = select(kind, dtype=dtype, reduction=reduction, backend="triton-interpret", **options)
         wants = differentiable(cpu.loss, operands)
         with portaloss.check_targets("nan"), poisoned():
             expected = cpu.forward(**operands)
@@ -260,7 +262,7 @@ def compare(kind, operands, **options):
             unscaled = cpu.backward(torch.ones_like(upstream), wants=wants, **operands)
 
             same(triton_plan.forward(**operands), expected, f"{reduction.name} loss")
-            early = triton_plan.forward_with_gradients(operands, wants)
+            early = engine.forward(engine.prepare(triton_plan, specs(operands)), operands, wants)
             same(early.value, expected, f"{reduction.name} loss with gradients")
             for name in early.gradients or ():
                 same(early.gradients[name], unscaled[name], f"{reduction.name} early gradient of {name}")
