@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from portaloss import usage
+from portaloss import console, usage
 from portaloss.bench import command as bench
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.usage import FAILED, INTERRUPTED, PASSED, USAGE, UsageError
@@ -70,8 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from portaloss import backends, get_num_threads
-    from portaloss.parity import machine
+    from portaloss import backends, get_num_threads, machine
 
     absent = {name: backends.available(name) for name in backends.names()}
     if args.json:
@@ -97,7 +96,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _parity(args: argparse.Namespace) -> int:
-    from portaloss.parity import lanes, report, rows, run
+    from portaloss.parity import lanes, rows, run
 
     names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
     kinds = usage.kinds(args.kind)
@@ -113,10 +112,10 @@ def _parity(args: argparse.Namespace) -> int:
     others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
     made: list[rows.Row] = []
     if here:
-        with report.progress(run.count(kinds, dtypes), "parity") as tick:
+        with console.progress(run.count(kinds, dtypes), "parity") as tick:
             made += run.run(here, kinds, dtypes, tick=tick)
     for lane in others:
-        with report.progress(len(lane), f"parity, {lane.name}") as tick:
+        with console.progress(len(lane), f"parity, {lane.name}") as tick:
             made += lane.rows(tick)
     code = _show(args, made)
     missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
@@ -145,8 +144,7 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _targets(args: argparse.Namespace) -> int:
-    from portaloss.parity import machine
-    from portaloss.parity.report import MissingExtraError, progress
+    from portaloss import machine
     from portaloss.targets import report, run
     from portaloss.targets.chips import CHIPS
 
@@ -159,12 +157,8 @@ def _targets(args: argparse.Namespace) -> int:
     usage.check_folder(args.json)
     chips = [name for name in CHIPS if args.chip is None or name in args.chip]
     dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
-    made = run.run(chips, usage.kinds(args.kind), dtypes, progress)
-    try:
-        report.print_table(made)
-    except MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
+    made = run.run(chips, usage.kinds(args.kind), dtypes)
+    console.show(lambda: report.print_table(made))
     report.print_problems(made)
     if args.json:
         try:
@@ -179,11 +173,7 @@ def _show(args: argparse.Namespace, made: list[Any]) -> int:
     """Print tables and failures, and write the files that were asked for."""
     from portaloss.parity import report, rows
 
-    try:
-        report.print_tables(made)
-    except report.MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
+    console.show(lambda: report.print_tables(made))
     report.print_failures(made)
     try:
         if args.json:
@@ -239,5 +229,5 @@ def _check_targets(args: argparse.Namespace) -> None:
     if args.html is not None:
         try:
             report.require_page()
-        except report.MissingExtraError as error:
+        except console.MissingExtraError as error:
             raise UsageError(str(error)) from error

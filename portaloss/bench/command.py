@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from portaloss import usage
+from portaloss import console, usage
 from portaloss.kinds import DTYPES, LossKind
-from portaloss.parity.report import MissingExtraError, progress
 from portaloss.usage import FAILED, PASSED, UsageError
 
 #: ``cases.SIZES``, and ``contenders.NAMES`` but for the first: a command line is parsed without loading them.
@@ -78,7 +77,7 @@ def _bench(args: argparse.Namespace) -> int:
     sizes = [size for size in _SIZES if size in (args.size or ("tiny", "cache", "huge" if gpu else "large"))]
     specs = cases.specs(usage.kinds(args.kind), _dtypes(args), sizes, args.device, args.rows)
     made = _run(args, specs, "bench", rows.Report.write)
-    _show(lambda: report.print_tables(made))
+    console.show(lambda: report.print_tables(made))
     return _finish(args, made, lambda path: picture.speedups(made, path))
 
 
@@ -99,7 +98,7 @@ def _growth(args: argparse.Namespace) -> int:
 
     made = _run(args, specs, "growth", write)
     curves = growth.curves(made.rows)
-    _show(lambda: growth.print_table(curves))
+    console.show(lambda: growth.print_table(curves))
     return _finish(args, made, lambda path: picture.growth(curves, path))
 
 
@@ -107,7 +106,7 @@ def _table(args: argparse.Namespace) -> int:
     from portaloss.bench import report
 
     (read,) = _read(args.report)
-    _show(lambda: report.print_tables(read, markdown=args.markdown))
+    console.show(lambda: report.print_tables(read, markdown=args.markdown))
     return PASSED
 
 
@@ -120,7 +119,7 @@ def _compare(args: argparse.Namespace) -> int:
     for note in compare.differences(before, after):
         print(f"portaloss: {note}", file=sys.stderr)
     changes = compare.compare(before, after, args.threshold)
-    _show(lambda: compare.print_table(changes))
+    console.show(lambda: compare.print_table(changes))
     print(compare.summary(before, after, changes))
     return FAILED if changes else PASSED
 
@@ -145,18 +144,17 @@ def _dtypes(args: argparse.Namespace) -> list[str]:
 def _check(args: argparse.Namespace) -> None:
     """Find out what can't work before the work, not after."""
     from portaloss.bench import picture
-    from portaloss.bench.report import EXTRA
 
     needed = {"torch": "bench", **({"threadpoolctl": "bench on the CPU"} if args.device == "cpu" else {})}
     for package, purpose in needed.items():
         if find_spec(package) is None:
-            raise UsageError(str(MissingExtraError(package, purpose, EXTRA)))
+            raise UsageError(str(console.MissingExtraError(package, purpose, "bench")))
     for path in (args.json, args.picture):
         usage.check_folder(path)
     if args.picture is not None:
         try:
             picture.require(args.picture)
-        except (MissingExtraError, ValueError) as error:
+        except (console.MissingExtraError, ValueError) as error:
             raise UsageError(str(error)) from error
     if args.device == "cuda":
         import torch
@@ -167,11 +165,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Callable[[Any, Path], None]) -> Any:
     """The report of the specs, written after each of them."""
-    from portaloss.bench import machine, rows, run, timing
+    import torch
+
+    from portaloss import machine
+    from portaloss.bench import rows, run, timing
 
     others = args.others or (_OTHERS if args.device == "cuda" else _OTHERS[:2])
     names = ["portaloss", *(name for name in _OTHERS if name in others)]
-    threads = args.threads or machine.default_threads()
+    threads = args.threads or torch.get_num_threads()
     settings = run.Settings(names, threads, args.rounds, memory=not args.skip_memory)
     about = {**machine.about(args.device, threads), "reduction": "mean", "rounds": args.rounds}
     load, cores = about["load"], about["machine"]["cores"]
@@ -188,7 +189,7 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
             except OSError as error:
                 raise UsageError(f"cannot write the report: {error}") from error
 
-    with progress(len(specs), label) as tick:
+    with console.progress(len(specs), label) as tick:
 
         def done(made: list[rows.Row]) -> None:
             save(made)
@@ -199,14 +200,6 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
         about["copy_gb_s"].append(timing.copy_bandwidth(args.device, args.rounds))
     save(made)
     return rows.Report(about, made)
-
-
-def _show(print_tables: Callable[[], None]) -> None:
-    try:
-        print_tables()
-    except MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
 
 
 def _finish(args: argparse.Namespace, made: Any, draw: Callable[[Path], None]) -> int:

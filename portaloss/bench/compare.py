@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from portaloss.bench.contenders import OURS
-from portaloss.bench.report import console, number_text, time_text
+from portaloss.bench.report import WIDTH, number_text, time_text
 from portaloss.bench.rows import Report, Row
+from portaloss.console import console
 
 #: A median that has grown by less is no news: two runs of the same code on the same machine differ by as much.
 THRESHOLD = 0.05
@@ -97,11 +98,11 @@ def print_table(changes: list[Change], *, file: Any = None) -> None:
     Raises:
         MissingExtraError: rich is not installed.
     """
-    from rich.table import Table
-
-    out = console(file)
+    out = console(file, "bench", WIDTH)
     if not changes:
         return
+    from rich.table import Table
+
     table = Table(title="what got worse", title_justify="left")
     for name in "row", "who", "what":
         table.add_column(name, no_wrap=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from portaloss.bench.cases import Shape, Spec
-from portaloss.bench.report import console, number_text
+from portaloss.bench.report import WIDTH, number_text
 from portaloss.bench.rows import Row
 from portaloss.catalogue import LOSSES, Family
+from portaloss.console import console
 from portaloss.kinds import LossKind
 
 #: The pointwise kinds whose growth is measured by itself; they share one driver, so that others tell nothing new.
@@ -112,7 +113,7 @@ def print_table(made: Sequence[Curve], *, file: Any = None) -> None:
     Raises:
         MissingExtraError: rich is not installed.
     """
-    out = console(file)
+    out = console(file, "bench", WIDTH)
     from rich.table import Table
 
     table = Table(title="growth of forward + backward: time ~ size ^ exponent", title_justify="left")

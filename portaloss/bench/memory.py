@@ -56,7 +56,7 @@ def _context() -> Any:
 
 def _child(connection: Connection, spec: Spec, name: str, threads: int) -> None:
     from portaloss.bench import contenders
-    from portaloss.bench.machine import use_threads
+    from portaloss.machine import use_threads
 
     warnings.simplefilter("ignore")  # the process that asks has shown them
     with use_threads(threads, "cpu"):

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from portaloss.bench.growth import Curve
-from portaloss.bench.report import EXTRA
 from portaloss.bench.rows import Report
+from portaloss.console import MissingExtraError
 from portaloss.kinds import DTYPES
-from portaloss.parity.report import MissingExtraError
 
 
 def require(path: Path) -> None:
@@ -29,7 +28,7 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "--picture", EXTRA) from error
+        raise MissingExtraError("matplotlib", "--picture", "bench") from error
     return Figure  # not pyplot: no window, no state
 
 

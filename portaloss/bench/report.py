@@ -8,29 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from portaloss.bench.contenders import MEANINGS, NAMES, WIDENED
 from portaloss.bench.rows import MEANS, Report, Row, failed, geometric_means
-from portaloss.parity.report import MissingExtraError
+from portaloss.console import console
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: What is missing, by the extra that has it.
-EXTRA = "portaloss[bench]"
-
-
-def console(file: Any = None, *, width: int | None = None) -> Console:
-    """Where tables go; of a terminal's own width by default.
-
-    Raises:
-        MissingExtraError: rich is not installed.
-    """
-    try:
-        from rich.console import Console
-    except ImportError as error:
-        raise MissingExtraError("rich", "the table", EXTRA) from error
-    out = file or sys.stdout
-    # a pipe has no width; a table that is cut there would be of no use
-    return Console(file=out, width=width or (None if out.isatty() else 140))
+#: Columns of a table in a pipe, and on a page, where no line of a table is to be broken.
+WIDTH, _PAGE = 140, 1000
 
 
 def print_tables(report: Report, *, markdown: bool = False, file: Any = None) -> None:
@@ -39,7 +24,7 @@ def print_tables(report: Report, *, markdown: bool = False, file: Any = None) ->
     Raises:
         MissingExtraError: rich is not installed.
     """
-    out = console(file, width=_PAGE if markdown else None)
+    out = console(file, "bench", _PAGE if markdown else WIDTH, fixed=markdown)
     draw = _drawing(out, markdown)
     about = report.about
     place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
@@ -50,10 +35,6 @@ def print_tables(report: Report, *, markdown: bool = False, file: Any = None) ->
     for size, dtype in dict.fromkeys((row.size, row.dtype) for row in report.rows):
         _print_table(out, [row for row in report.rows if (row.size, row.dtype) == (size, dtype)], about, draw)
     _print_means(out, report.rows, draw)
-
-
-#: So wide that no row of a table is broken.
-_PAGE = 1000
 
 
 def _drawing(out: Console, markdown: bool) -> Callable[[str], Table]:

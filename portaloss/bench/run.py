@@ -12,8 +12,8 @@ from typing import Any
 from portaloss.bench import check, contenders, memory, timing
 from portaloss.bench.cases import Case, Spec, draw
 from portaloss.bench.contenders import OURS, Contender
-from portaloss.bench.machine import use_threads
 from portaloss.bench.rows import Row, speedups
+from portaloss.machine import use_threads
 
 
 @dataclass(frozen=True)

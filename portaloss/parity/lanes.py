@@ -10,9 +10,9 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 
+from portaloss import machine
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import machine
 from portaloss.parity.rows import Row
 
 #: Backend -> what has to be in its process's environment.

@@ -1,56 +1,19 @@
-"""What a person sees: a progress bar, a table in the terminal, a page with a heat map, and the last line."""
+"""What a person sees: a table in the terminal, a page with a heat map, and the failures."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from portaloss.console import MissingExtraError, console
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
 from portaloss.parity.rows import Row
 from portaloss.reports import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-#: What is missing, by the extra that has it.
-EXTRA = "portaloss[parity]"
-
-
-class MissingExtraError(ImportError):
-    """A package of an extra is not installed."""
-
-    def __init__(self, package: str, purpose: str, extra: str = EXTRA) -> None:
-        super().__init__(f"{purpose} needs {package}: pip install '{extra}'")
-
-
-@contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where that is a terminal and rich is installed; else nothing.
-
-    Yields:
-        A function to call with the number of steps done since the last call.
-    """
-    if not sys.stderr.isatty() or not _has_rich():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.advance(task, done)
-
-
-def _has_rich() -> bool:
-    try:
-        import rich  # noqa: F401  # whether it can be is all that is asked
-    except ImportError:
-        return False
-    return True
 
 
 def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -87,18 +50,12 @@ def print_tables(rows: Sequence[Row], *, file: Any = None) -> None:
     Raises:
         MissingExtraError: rich is not installed.
     """
-    if not _has_rich():
-        raise MissingExtraError("rich", "the table")
-    from rich.console import Console
-
-    out = file or sys.stdout
-    # a pipe has no width; a table that is cut there would be of no use
-    console = Console(file=out, width=None if out.isatty() else 120)
+    out = console(file, "parity", 120)
     for (backend, device), group in groups(rows).items():
         if all(row.status == "absent" for row in group):
-            console.print(f"{backend}: absent, {group[0].reason}", markup=False)
+            out.print(f"{backend}: absent, {group[0].reason}", markup=False)
         else:
-            console.print(_table(backend, device, group))
+            out.print(_table(backend, device, group))
 
 
 def _table(backend: str, device: str, rows: Sequence[Row]) -> Table:
@@ -143,11 +100,11 @@ def replay(row: Row) -> str:
 
 
 def require_page() -> None:
-    """Raise MissingExtraError unless a page can be written: best known before the matrix has run."""
+    """Raise MissingExtraError unless a page can be written: called before the matrix runs, too."""
     try:
-        import jinja2  # noqa: F401  # whether it can be is all that is asked
+        import jinja2  # noqa: F401  # only whether it can be imported matters here
     except ImportError as error:
-        raise MissingExtraError("jinja2", "--html") from error
+        raise MissingExtraError("jinja2", "--html", "parity") from error
 
 
 def write_page(rows: Sequence[Row], path: Path, last_line: str) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss import arrays, backends
+from portaloss import arrays, backends, machine
 from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
 from portaloss.kinds import Direction, LossKind, LossReduction
-from portaloss.parity import eager, machine, samples
+from portaloss.parity import eager, samples
 from portaloss.parity.compare import Comparison, bound, compare
 from portaloss.parity.rows import Row
 from portaloss.parity.samples import Case

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from portaloss.parity import report as parity
+from portaloss.console import console
 from portaloss.reports import write_text
 
 #: Raised when the meaning of a field changes.
@@ -50,13 +50,9 @@ def print_table(rows: Sequence[Compiled], *, file: Any = None) -> None:
     Raises:
         MissingExtraError: rich is not installed.
     """
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError as error:
-        raise parity.MissingExtraError("rich", "the table") from error
+    out = console(file, "parity", 120)
+    from rich.table import Table
 
-    out = file or sys.stdout
     table = Table(title="the worst of each kernel's launches", title_justify="left")
     table.add_column("chip", no_wrap=True)
     table.add_column("kernel", no_wrap=True)
@@ -85,10 +81,9 @@ def print_table(rows: Sequence[Compiled], *, file: Any = None) -> None:
         style = "bold red" if failed else None
         table.add_row("" if chip == above else chip, kernel, *map(str, cells), style=style)
         above = chip
-    # a pipe has no width; a table that is cut there would be of no use
-    Console(file=out, width=None if out.isatty() else 120).print(table)
+    out.print(table)
     for excuse, count in excuses(rows).items():
-        print(f"excused, {count} launches: {excuse}", file=out)
+        print(f"excused, {count} launches: {excuse}", file=out.file)
 
 
 def excuses(rows: Sequence[Compiled]) -> Mapping[str, int]:

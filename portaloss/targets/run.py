@@ -12,22 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from portaloss.console import MissingExtraError, progress
 from portaloss.kinds import LossKind
-from portaloss.parity.machine import cores
+from portaloss.machine import cores
 from portaloss.targets.chips import CHIPS
 from portaloss.targets.report import Compiled
-
-#: The extra that has what is needed.
-EXTRA = "portaloss[triton]"
-
-#: Shows how many of how many steps are done, as ``portaloss.parity.report.progress`` does.
-Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,7 +30,7 @@ Result = TypeVar("Result")
 def missing() -> str | None:
     """What keeps kernels from being compiled here, or None."""
     absent = [package for package in ("torch", "triton") if find_spec(package) is None]
-    return f"targets needs {' and '.join(absent)}: pip install '{EXTRA}'" if absent else None
+    return str(MissingExtraError(" and ".join(absent), "targets", "triton")) if absent else None
 
 
 @dataclass(frozen=True)
@@ -53,19 +47,15 @@ class Recorded:
     launch: bytes
 
 
-def run(
-    chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], progress: Progress, workers: int = 0
-) -> list[Compiled]:
+def run(chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str]) -> list[Compiled]:
     """Compile all that the kinds launch on the chips; a launch that several kinds share only once a chip.
 
     Args:
         chips: names in ``CHIPS``.
         kinds: the kinds.
         dtypes: names of dtypes.
-        progress: shows how far it is.
-        workers: processes, or 0 for one a core.
     """
-    workers = workers or cores()
+    workers = cores()
     recordings = [(chip, dtype, tuple(kinds)) for chip in chips for dtype in dtypes]
     found: dict[tuple[str, ...], list[Recorded]] = {}
     with tempfile.TemporaryDirectory(prefix="portaloss-") as folder:

@@ -7,12 +7,10 @@ import re
 
 import pytest
 
-from portaloss import cli
+from portaloss import cli, machine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
-
-from portaloss.bench import machine  # noqa: E402  # what it needs is there now
 
 TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds", "2", "--threads", "1")
 
@@ -20,7 +18,7 @@ TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds
 @pytest.mark.parametrize("load", [None, 0.0, 99.0])
 def test_a_busy_machine_is_said(load, capsys, monkeypatch):
     monkeypatch.setattr(machine, "load", lambda: load)
-    monkeypatch.setattr("portaloss.parity.machine.cores", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     assert cli.main([*TINY, "--with", "eager"]) == 0
     assert capsys.readouterr().err.count("others are busy here (load 99.0, 2 cores)") == (load == 99.0)
 

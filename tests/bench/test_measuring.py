@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from portaloss import machine
 from portaloss.kinds import LossKind
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
 
-from portaloss.bench import contenders, machine, memory, run, timing  # noqa: E402  # what they need is there now
+from portaloss.bench import contenders, memory, run, timing  # noqa: E402  # what they need is there now
 from portaloss.bench.cases import Spec, shape_of  # noqa: E402
 
 MIB = 1 << 20
