@@ -113,7 +113,7 @@ def sanitizer(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
     from portaloss.kinds import LossKind
     from portaloss.parity import samples
 
-    rows = []
+    lines = []
     for kind in kinds:
         name = samples.names(LossKind[kind.upper()])[0]
         replay = f"{kind}-float32-mean-backward:{name}"
@@ -122,10 +122,10 @@ def sanitizer(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
         # PyTorch's allocator hands out pieces of large blocks, in which an access out of bounds would not be seen
         env = {**environment(folder), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        rows.append({"kind": kind, "replay": replay, "passed": done.returncode == 0, "said": done.stdout[-2000:]})
+        lines.append({"kind": kind, "replay": replay, "passed": done.returncode == 0, "said": done.stdout[-2000:]})
         say(f"compute-sanitizer, {replay}: {'clean' if done.returncode == 0 else 'FAILED'}")
-        report.write_text(json.dumps(rows, indent=1) + "\n")
-    return all(row["passed"] for row in rows)
+        report.write_text(json.dumps(lines, indent=1) + "\n")
+    return all(line["passed"] for line in lines)
 
 
 def bench(folder: Path, report: Path, kinds: Sequence[str], rounds: int, rows: int | None) -> bool:

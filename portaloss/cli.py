@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     targets.add_argument("--chip", action="append", metavar="C", help="only this chip, such as gfx942; repeatable")
     targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     targets.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
-    targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a row a launch")
+    targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a line for each launch")
 
     bench.add(commands)
     return parser
@@ -96,7 +96,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _parity(args: argparse.Namespace) -> int:
-    from portaloss.parity import lanes, rows, run
+    from portaloss.parity import lanes, lines, run
 
     names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
     kinds = usage.kinds(args.kind)
@@ -110,36 +110,36 @@ def _parity(args: argparse.Namespace) -> int:
     names = [*names, *(name for name in required if name not in names)]
     here = [name for name in names if not lanes.apart(name)]
     others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
-    made: list[rows.Row] = []
+    made: list[lines.Line] = []
     if here:
         with console.progress(run.count(kinds, dtypes), "parity") as tick:
             made += run.run(here, kinds, dtypes, tick=tick)
     for lane in others:
         with console.progress(len(lane), f"parity, {lane.name}") as tick:
-            made += lane.rows(tick)
+            made += lane.lines(tick)
     code = _show(args, made)
-    missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
+    missing = [name for name in required if any(line.backend == name and line.status == "absent" for line in made)]
     for name in missing:
-        reason = next(row.reason for row in made if row.backend == name and row.status == "absent")
+        reason = next(line.reason for line in made if line.backend == name and line.status == "absent")
         print(f"portaloss: backend {name} is required but absent: {reason}", file=sys.stderr)
-    print(rows.summary(made))
+    print(lines.summary(made))
     return FAILED if missing else code
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from portaloss.parity import rows
+    from portaloss.parity import lines
     from portaloss.reports import ReportError
 
     _check_targets(args)
     try:
-        reports = [rows.read(path) for path in args.reports]
+        reports = [lines.read(path) for path in args.reports]
     except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
-    merged, notes = rows.merge(reports)
+    merged, notes = lines.merge(reports)
     for note in notes:
         print(f"portaloss: {note}", file=sys.stderr)
     code = _show(args, merged)
-    print(rows.summary(merged))
+    print(lines.summary(merged))
     return code
 
 
@@ -166,23 +166,23 @@ def _targets(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"cannot write the report: {error}") from error
     print(report.summary(made))
-    return FAILED if any(row.problem for row in made) else PASSED
+    return FAILED if any(line.problem for line in made) else PASSED
 
 
 def _show(args: argparse.Namespace, made: list[Any]) -> int:
     """Print tables and failures, and write the files that were asked for."""
-    from portaloss.parity import report, rows
+    from portaloss.parity import lines, report
 
     console.show(lambda: report.print_tables(made))
     report.print_failures(made)
     try:
         if args.json:
-            rows.write(made, args.json)
+            lines.write(made, args.json)
         if args.html:
-            report.write_page(made, args.html, rows.summary(made))
+            report.write_page(made, args.html, lines.summary(made))
     except OSError as error:
         raise UsageError(f"cannot write the report: {error}") from error
-    return FAILED if any(row.status == "failed" for row in made) else PASSED
+    return FAILED if any(line.status == "failed" for line in made) else PASSED
 
 
 def _list(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-RowT = TypeVar("RowT")
+LineT = TypeVar("LineT")
 
 
 class ReportError(ValueError):
@@ -31,12 +31,12 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def read(path: Path, row: type[RowT], number: int, what: str) -> tuple[dict[str, Any], list[RowT]]:
-    """What a report says beside its rows, and these.
+def read(path: Path, line: type[LineT], number: int, what: str) -> tuple[dict[str, Any], list[LineT]]:
+    """What a report says beside its lines, and these.
 
     Args:
         path: the file.
-        row: the dataclass of a row; what it does not know, as a later release may have written, is left out.
+        line: the dataclass of a line; what it does not know, as a later release may have written, is left out.
         number: of the format that is read.
         what: the report's name in errors.
 
@@ -44,16 +44,16 @@ def read(path: Path, row: type[RowT], number: int, what: str) -> tuple[dict[str,
         ReportError: it is no such report, or one of another format.
         OSError: it cannot be read.
     """
-    known = {one.name for one in fields(row)}  # type: ignore[arg-type]  # that it is a dataclass no bound can say
+    known = {one.name for one in fields(line)}  # type: ignore[arg-type]  # that it is a dataclass no bound can say
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         found = report.pop("format")
         if found != number:
             raise ReportError(f"{path}: the report's format is {found}, this release reads {number}")
-        rows = [row(**{name: value for name, value in one.items() if name in known}) for one in report.pop("rows")]
+        lines = [line(**{name: value for name, value in one.items() if name in known}) for one in report.pop("rows")]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: not a {what} report ({type(error).__name__}: {error})") from error
-    return report, rows
+    return report, lines
 
 
 __all__ = ["ReportError", "read", "write_text"]

@@ -53,7 +53,7 @@ class Spec:
 
     @property
     def loss(self) -> Loss:
-        """The kind's row of the catalogue."""
+        """The kind's entry in the catalogue."""
         return LOSSES[self.kind]
 
     def __str__(self) -> str:

@@ -71,19 +71,19 @@ def _positive(text: str) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     _check(args)
-    from portaloss.bench import cases, picture, report, rows
+    from portaloss.bench import cases, lines, picture, report
 
     gpu = args.device == "cuda"
     sizes = [size for size in _SIZES if size in (args.size or ("tiny", "cache", "huge" if gpu else "large"))]
     specs = cases.specs(usage.kinds(args.kind), _dtypes(args), sizes, args.device, args.rows)
-    made = _run(args, specs, "bench", rows.Report.write)
+    made = _run(args, specs, "bench", lines.Report.write)
     console.show(lambda: report.print_tables(made))
     return _finish(args, made, lambda path: picture.speedups(made, path))
 
 
 def _growth(args: argparse.Namespace) -> int:
     _check(args)
-    from portaloss.bench import growth, picture, rows
+    from portaloss.bench import growth, lines, picture
 
     kinds = usage.kinds(args.kind) if args.kind else [*growth.POINTWISE, LossKind.CROSS_ENTROPY, LossKind.CTC]
     for kind in kinds:
@@ -92,12 +92,12 @@ def _growth(args: argparse.Namespace) -> int:
     args.skip_memory = True
     specs = growth.specs(kinds, _dtypes(args), args.device, args.most)
 
-    def write(report: rows.Report, path: Path) -> None:
-        about = {**report.about, "growth": growth.as_dicts(growth.curves(report.rows))}
-        rows.Report(about, report.rows).write(path)
+    def write(report: lines.Report, path: Path) -> None:
+        about = {**report.about, "growth": growth.as_dicts(growth.curves(report.lines))}
+        lines.Report(about, report.lines).write(path)
 
     made = _run(args, specs, "growth", write)
-    curves = growth.curves(made.rows)
+    curves = growth.curves(made.lines)
     console.show(lambda: growth.print_table(curves))
     return _finish(args, made, lambda path: picture.growth(curves, path))
 
@@ -115,7 +115,7 @@ def _compare(args: argparse.Namespace) -> int:
 
     before, after = _read(args.before, args.after)
     if not compare.common(before, after):
-        raise UsageError(f"{args.before} and {args.after} have no row in common")
+        raise UsageError(f"{args.before} and {args.after} have no line in common")
     for note in compare.differences(before, after):
         print(f"portaloss: {note}", file=sys.stderr)
     changes = compare.compare(before, after, args.threshold)
@@ -125,11 +125,11 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _read(*paths: Path) -> list[Any]:
-    from portaloss.bench import rows
+    from portaloss.bench import lines
     from portaloss.reports import ReportError
 
     try:
-        return [rows.read(path) for path in paths]
+        return [lines.read(path) for path in paths]
     except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
 
@@ -168,7 +168,7 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     import torch
 
     from portaloss import machine
-    from portaloss.bench import rows, run, timing
+    from portaloss.bench import lines, run, timing
 
     others = args.others or (_OTHERS if args.device == "cuda" else _OTHERS[:2])
     names = ["portaloss", *(name for name in _OTHERS if name in others)]
@@ -182,16 +182,16 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     if args.device == "cuda":  # measured once more at the end: clocks change
         about["copy_gb_s"] = [timing.copy_bandwidth(args.device, args.rounds)]
 
-    def save(made: list[rows.Row]) -> None:
+    def save(made: list[lines.Line]) -> None:
         if args.json:
             try:
-                write(rows.Report(about, made), args.json)
+                write(lines.Report(about, made), args.json)
             except OSError as error:
                 raise UsageError(f"cannot write the report: {error}") from error
 
     with console.progress(len(specs), label) as tick:
 
-        def done(made: list[rows.Row]) -> None:
+        def done(made: list[lines.Line]) -> None:
             save(made)
             tick(1)
 
@@ -199,18 +199,18 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     if args.device == "cuda":
         about["copy_gb_s"].append(timing.copy_bandwidth(args.device, args.rounds))
     save(made)
-    return rows.Report(about, made)
+    return lines.Report(about, made)
 
 
 def _finish(args: argparse.Namespace, made: Any, draw: Callable[[Path], None]) -> int:
     """The picture, what failed, the last line and the exit code."""
-    from portaloss.bench import report, rows
+    from portaloss.bench import lines, report
 
-    report.print_failures(made.rows)
+    report.print_failures(made.lines)
     if args.picture:
         try:
             draw(args.picture)
         except OSError as error:
             raise UsageError(f"cannot draw {args.picture}: {error}") from error
-    print(report.summary(made.rows))
-    return FAILED if rows.failed(made.rows) else PASSED
+    print(report.summary(made.lines))
+    return FAILED if lines.failed(made.lines) else PASSED

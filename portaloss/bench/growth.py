@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from portaloss.bench.cases import Shape, Spec
+from portaloss.bench.lines import Line
 from portaloss.bench.report import WIDTH, number_text
-from portaloss.bench.rows import Row
 from portaloss.catalogue import LOSSES, Family
 from portaloss.console import console
 from portaloss.kinds import LossKind
@@ -90,17 +90,17 @@ def _sweep(kind: LossKind) -> str:
     return "steps" if kind is LossKind.CTC else "classes"
 
 
-def curves(rows: Iterable[Row]) -> list[Curve]:
-    """What the rows of a sweep say of each kind, dtype and contender."""
+def curves(lines: Iterable[Line]) -> list[Curve]:
+    """What the lines of a sweep say of each kind, dtype and contender."""
     found: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
-    for row in rows:
-        if row.direction != "forward_backward" or row.error:
+    for line in lines:
+        if line.direction != "forward_backward" or line.error:
             continue
-        elements = math.prod(next(iter(row.shapes.values())))
-        for name in row.contenders:
-            median = row.median(name)
+        elements = math.prod(next(iter(line.shapes.values())))
+        for name in line.contenders:
+            median = line.median(name)
             if median is not None:
-                found.setdefault((row.kind, row.dtype, name), []).append((int(row.size), median / elements))
+                found.setdefault((line.kind, line.dtype, name), []).append((int(line.size), median / elements))
     return [
         Curve(_sweep(LossKind[kind.upper()]), kind, dtype, name, [size for size, _ in points], [u for _, u in points])
         for (kind, dtype, name), points in ((key, sorted(value)) for key, value in found.items())
@@ -108,7 +108,7 @@ def curves(rows: Iterable[Row]) -> list[Curve]:
 
 
 def print_table(made: Sequence[Curve], *, file: Any = None) -> None:
-    """A row a curve.
+    """A line a curve.
 
     Raises:
         MissingExtraError: rich is not installed.

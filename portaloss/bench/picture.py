@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from portaloss.bench.growth import Curve
-from portaloss.bench.rows import Report
+from portaloss.bench.lines import Report
 from portaloss.console import MissingExtraError
 from portaloss.kinds import DTYPES
 
@@ -34,16 +34,16 @@ def _figure() -> Any:
 
 def speedups(report: Report, path: Path) -> None:
     """Bars, a kind beside a kind and a colour a dtype; a panel a size. Forward and backward, over PyTorch eager."""
-    rows = [row for row in report.rows if row.direction == "forward_backward" and row.speedup() is not None]
-    sizes = list(dict.fromkeys(row.size for row in rows))
-    kinds = list(dict.fromkeys(row.kind for row in rows))
-    dtypes = [dtype for dtype in DTYPES if any(row.dtype == dtype for row in rows)]
+    lines = [line for line in report.lines if line.direction == "forward_backward" and line.speedup() is not None]
+    sizes = list(dict.fromkeys(line.size for line in lines))
+    kinds = list(dict.fromkeys(line.kind for line in lines))
+    dtypes = [dtype for dtype in DTYPES if any(line.dtype == dtype for line in lines)]
     width = 0.8 / max(1, len(dtypes))
     figure = _figure()(figsize=(3 + 0.55 * len(kinds), 2 + 3 * max(1, len(sizes))), layout="constrained")
     panels = figure.subplots(max(1, len(sizes)), 1, squeeze=False, sharex=True)[:, 0]
     for panel, size in zip(panels, sizes, strict=False):
         for i, dtype in enumerate(dtypes):
-            found = {row.kind: row.speedup() for row in rows if (row.size, row.dtype) == (size, dtype)}
+            found = {line.kind: line.speedup() for line in lines if (line.size, line.dtype) == (size, dtype)}
             places = [j + (i - (len(dtypes) - 1) / 2) * width for j, kind in enumerate(kinds) if kind in found]
             # from 1, not from 0: what is slower than PyTorch hangs below the line
             heights = [(found[kind] or 1.0) - 1.0 for kind in kinds if kind in found]

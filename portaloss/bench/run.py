@@ -12,7 +12,7 @@ from typing import Any
 from portaloss.bench import check, contenders, memory, timing
 from portaloss.bench.cases import Case, Spec, draw
 from portaloss.bench.contenders import OURS, Contender
-from portaloss.bench.rows import Row, speedups
+from portaloss.bench.lines import Line, speedups
 from portaloss.machine import use_threads
 
 
@@ -23,52 +23,51 @@ class Settings:
     names: Sequence[str]  #: of contenders
     threads: int
     rounds: int = 9
-    seconds: float = 30.0  #: that the rounds of a row take, about; there are five of them in any case
+    seconds: float = 30.0  #: that the rounds of a line take, about; there are five of them in any case
     memory: bool = True
 
 
-def run(specs: Sequence[Spec], settings: Settings, done: Callable[[list[Row]], None]) -> list[Row]:
-    """Two rows a spec: the forward pass, and forward and backward.
+def run(specs: Sequence[Spec], settings: Settings, done: Callable[[list[Line]], None]) -> list[Line]:
+    """Two lines a spec: the forward pass, and forward and backward.
 
     Args:
         specs: what to measure, in this order.
         settings: how.
-        done: called after each spec with all rows so far.
+        done: called after each spec with all lines so far.
     """
-    rows: list[Row] = []
+    lines: list[Line] = []
     for spec in specs:
         with use_threads(settings.threads, spec.device), _quiet():
             try:
-                rows += measure(spec, settings)
+                lines += measure(spec, settings)
             except Exception as error:  # such as: no memory; the others go on
-                rows += [_failed(spec, direction, _said(error)) for direction in memory.DIRECTIONS]
+                lines += [_failed(spec, direction, _said(error)) for direction in memory.DIRECTIONS]
         _forget(spec.device)
-        done(rows)
-    return rows
+        done(lines)
+    return lines
 
 
-def measure(spec: Spec, settings: Settings) -> list[Row]:
-    """The rows of a spec."""
+def measure(spec: Spec, settings: Settings) -> list[Line]:
+    """The lines of a spec."""
     case = draw(spec)
     there, found = _prepare(case, settings.names)
     problem = _check(case, there, found)
     rises = {} if problem else _memory(case, there, settings)
-    rows = []
+    lines = []
     for direction in memory.DIRECTIONS:
         calls = {name: getattr(contender, direction) for name, contender in there.items()}
         times = {} if problem else timing.interleaved(
             calls, timing.clock(spec.device), settings.rounds, settings.seconds
         )  # fmt: skip
         moved = case.moved(direction)
-        row: dict[str, dict[str, Any]] = {}
-        for name, about in found.items():
-            row[name] = dict(about)
+        results = {name: dict(about) for name, about in found.items()}
+        for name, result in results.items():
             if name in there:
-                row[name] |= {**times.get(name, {}), "peak_extra_bytes": rises.get(name, {}).get(direction)}
-            if moved is not None and "median_s" in row[name]:
-                row[name]["gb_s"] = moved / row[name]["median_s"] / 1e9
-        rows.append(_row(case, direction, row, problem))
-    return rows
+                result |= {**times.get(name, {}), "peak_extra_bytes": rises.get(name, {}).get(direction)}
+            if moved is not None and "median_s" in result:
+                result["gb_s"] = moved / result["median_s"] / 1e9
+        lines.append(_line(case, direction, results, problem))
+    return lines
 
 
 def _prepare(case: Case, names: Sequence[str]) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
@@ -123,9 +122,9 @@ def _memory(case: Case, there: dict[str, Contender], settings: Settings) -> dict
     return {name: memory.peak_extra(case.spec, name, settings.threads) for name in names}
 
 
-def _row(case: Case, direction: str, found: dict[str, dict[str, Any]], problem: str) -> Row:
+def _line(case: Case, direction: str, found: dict[str, dict[str, Any]], problem: str) -> Line:
     spec = case.spec
-    return Row(
+    return Line(
         kind=spec.loss.name,
         dtype=spec.dtype,
         size=spec.size,
@@ -141,8 +140,8 @@ def _row(case: Case, direction: str, found: dict[str, dict[str, Any]], problem: 
     )
 
 
-def _failed(spec: Spec, direction: str, problem: str) -> Row:
-    return Row(spec.loss.name, spec.dtype, spec.size, list(spec.shape), {}, direction, [], 0, None, {}, {}, problem)
+def _failed(spec: Spec, direction: str, problem: str) -> Line:
+    return Line(spec.loss.name, spec.dtype, spec.size, list(spec.shape), {}, direction, [], 0, None, {}, {}, problem)
 
 
 def _forget(device: str) -> None:

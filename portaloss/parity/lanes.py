@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from portaloss import machine
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity.rows import Row
+from portaloss.parity.lines import Line
 
 #: Backend -> what has to be in its process's environment.
 ENVIRONMENTS = {"triton-interpret": {"TRITON_INTERPRET": "1"}}
@@ -31,7 +31,7 @@ def apart(name: str) -> bool:
 
 
 class Lane:
-    """The rows of one backend, computed by one process a core while this one goes on."""
+    """The lines of one backend, computed by one process a core while this one goes on."""
 
     def __init__(self, name: str, kinds: Sequence[LossKind], dtypes: Sequence[str]) -> None:
         self.name = name
@@ -42,13 +42,14 @@ class Lane:
             initializer=_start,
             initargs=(ENVIRONMENTS[name],),
         )
-        futures: dict[tuple[LossKind, str], Future[list[Row]]] = {
-            task: self._pool.submit(_rows, name, *task) for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
+        futures: dict[tuple[LossKind, str], Future[list[Line]]] = {
+            task: self._pool.submit(_lines, name, *task)
+            for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
         }
         self._futures = {task: futures[task] for task in tasks}
 
-    def rows(self, tick: Callable[[int], None]) -> list[Row]:
-        """Wait for the processes; the rows in the order of kinds and dtypes.
+    def lines(self, tick: Callable[[int], None]) -> list[Line]:
+        """Wait for the processes; the lines in the order of kinds and dtypes.
 
         Args:
             tick: told of each kind and dtype that is done.
@@ -61,10 +62,10 @@ class Lane:
                 future.result()
                 tick(1)
         except BrokenProcessPool as error:
-            raise RuntimeError(f"backend {self.name}: a process that computed its rows ended") from error
+            raise RuntimeError(f"backend {self.name}: a process that computed its lines ended") from error
         finally:
             self._pool.shutdown(cancel_futures=True)
-        return [row for future in self._futures.values() for row in future.result()]
+        return [line for future in self._futures.values() for line in future.result()]
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -81,7 +82,7 @@ def _start(environment: Mapping[str, str]) -> None:
     torch.set_num_threads(1)
 
 
-def _rows(name: str, kind: LossKind, dtype: str) -> list[Row]:
+def _lines(name: str, kind: LossKind, dtype: str) -> list[Line]:
     from portaloss.parity import run
 
     return list(run.run_kind([name], LOSSES[kind], dtype))

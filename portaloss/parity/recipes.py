@@ -42,7 +42,7 @@ def recipes(loss: Loss) -> list[Recipe]:
 
 def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
     """Whether an operand can hold the values that the recipe is about."""
-    domains = {row.domain for row in loss.operands}
+    domains = {operand.domain for operand in loss.operands}
     match recipe.values:
         case "minus-inf":
             return loss.operands[0].domain in {Domain.REAL, Domain.LOG_PROBABILITY}
@@ -55,7 +55,7 @@ def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
 
 def _optional(loss: Loss) -> tuple[str, ...]:
     """Those that PyTorch has too: others have recipes of their own, so that PyTorch is there to compare with."""
-    return tuple(row.name for row in loss.operands if row.optional and not row.extension)
+    return tuple(operand.name for operand in loss.operands if operand.optional and not operand.extension)
 
 
 def _pointwise(loss: Loss) -> list[Recipe]:
@@ -80,7 +80,7 @@ def _pointwise(loss: Loss) -> list[Recipe]:
         Recipe("reversed", (7, 6), layout="reversed"),
         Recipe("tile-transposed", (131, 509), layout="transposed"),
     ]
-    if any(row.domain in {Domain.SIGN, Domain.COUNT} for row in loss.operands[1:]):
+    if any(operand.domain in {Domain.SIGN, Domain.COUNT} for operand in loss.operands[1:]):
         made.append(Recipe("integer-targets", (5, 7), integers="int32"))
     return made + _broadcasts(loss)
 
@@ -98,7 +98,7 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
     }
     every = _optional(loss)
     made = []
-    names = [row.name for row in loss.operands]
+    names = [operand.name for operand in loss.operands]
     for name in names[1:]:
         for how, shape in smaller.items():
             present = (name,) if name in every else ()
@@ -117,7 +117,7 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
 
 def _rowwise(loss: Loss) -> list[Recipe]:
     every = _optional(loss)
-    long = 1025 if any(row.domain is Domain.CLASS_SET for row in loss.operands) else TILE + 1
+    long = 1025 if any(operand.domain is Domain.CLASS_SET for operand in loss.operands) else TILE + 1
     made = [
         Recipe("plain", (7, 11)),
         Recipe("kinks", (23, 5), "kinks", present=every),
@@ -145,7 +145,7 @@ def _rowwise(loss: Loss) -> list[Recipe]:
         Recipe("dimensions-empty", (2, 5, 0), tentative=True),
         Recipe("dimensions-tile", (2, 3, TILE // 6 + 31), present=every, tentative=True),
     ]
-    if any(row.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for row in loss.operands[1:]):
+    if any(operand.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for operand in loss.operands[1:]):
         made.append(Recipe("int32-targets", (5, 7), integers="int32"))
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
         # more rows than a chunk of the cpu backend has
@@ -153,7 +153,7 @@ def _rowwise(loss: Loss) -> list[Recipe]:
         made += _extensions(loss)
     if any(option.name == "ignore_index" for option in loss.options):
         made += _ignored(every)
-    if any(row.other_domain is not None and row.other_when is None for row in loss.operands):
+    if any(operand.other_domain is not None and operand.other_when is None for operand in loss.operands):
         made += _soft(every)
     return made + _row_broadcasts(loss)
 
@@ -189,7 +189,7 @@ def _soft(every: tuple[str, ...]) -> list[Recipe]:
 
 def _extensions(loss: Loss) -> list[Recipe]:
     """What PyTorch does not have, all together: on every layout, at extremes, in many chunks."""
-    every = tuple(row.name for row in loss.operands if row.optional)
+    every = tuple(operand.name for operand in loss.operands if operand.optional)
     unnormalised = tuple(name for name in every if loss.operand(name).extent is not Extent.ONE)
     options = (("softcap", 2.0), ("z_loss", 0.25))
     smooth = (*options, ("label_smoothing", 0.1))
@@ -218,14 +218,14 @@ def _row_broadcasts(loss: Loss) -> list[Recipe]:
     every = _optional(loss)
     full = (4, 6)
     made = []
-    for row in loss.operands[1:]:
-        if row.extent is not Extent.FULL:
+    for operand in loss.operands[1:]:
+        if operand.extent is not Extent.FULL:
             continue
+        name = operand.name
+        present = (name,) if name in every else ()
         for how, shape in {"leading-one": (1, 6), "trailing-one": (4, 1), "lower-rank": (6,)}.items():
-            present = (row.name,) if row.name in every else ()
-            made.append(Recipe(f"broadcast-{row.name}-{how}", full, shapes=((row.name, shape),), present=present))
-        tile = Recipe(f"tile-broadcast-{row.name}", (9001, 8), shapes=((row.name, (1, 8)),))
-        made.append(replace(tile, present=(row.name,) if row.name in every else ()))
+            made.append(Recipe(f"broadcast-{name}-{how}", full, shapes=((name, shape),), present=present))
+        made.append(Recipe(f"tile-broadcast-{name}", (9001, 8), shapes=((name, (1, 8)),), present=present))
     first = loss.operands[0].name
     made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, 6)),)))
     return [replace(recipe, tentative=True) for recipe in made]
@@ -234,8 +234,9 @@ def _row_broadcasts(loss: Loss) -> list[Recipe]:
 def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
     """Each optional operand alone, and weights with zeros in them."""
     every = _optional(loss)
-    made = [Recipe(f"with-{row.name}", shape, present=(row.name,)) for row in loss.operands if row.optional]
-    weights = tuple(row.name for row in loss.operands if row.optional and row.domain is Domain.NON_NEGATIVE)
+    optional = [operand for operand in loss.operands if operand.optional]
+    made = [Recipe(f"with-{operand.name}", shape, present=(operand.name,)) for operand in optional]
+    weights = tuple(operand.name for operand in optional if operand.domain is Domain.NON_NEGATIVE)
     if weights:
         made.append(Recipe("weights-with-zeros", shape, present=every, weights="zeros", ignored="some"))
         made.append(Recipe("weights-all-zero", shape, present=every, weights="all zero"))

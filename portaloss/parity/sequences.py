@@ -68,7 +68,7 @@ def build(recipe: Recipe, rng: np.random.Generator) -> dict[str, Array]:
     input_lengths, target_lengths = _lengths(recipe.values, steps, batch, rng)
     labels = [_labels(recipe.values, int(length), classes, blank, rng) for length in target_lengths]
     if recipe.values == "one path":
-        input_lengths = np.array([max(1, _fewest_steps(row)) for row in labels])
+        input_lengths = np.array([max(1, _fewest_steps(one)) for one in labels])
 
     longest = int(target_lengths.max()) if batch else 0
     if recipe.targets == "concatenated":

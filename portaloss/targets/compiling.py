@@ -46,7 +46,7 @@ def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compile
     try:
         source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attributes)
         compiled = triton.compile(source, target=target(chip), options=launch.options)
-    except Exception as error:  # whatever the compiler raises is this row's problem, not the run's end
+    except Exception as error:  # whatever the compiler raises is the problem of this launch; the others go on
         text = str(error).strip().splitlines()
         problem = ": ".join([type(error).__name__, *text[-1:]])
         return Compiled(**about, seconds=time.perf_counter() - start, problem=problem)

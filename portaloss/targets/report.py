@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Compiled:
-    """One row of the report: a launch, compiled for a chip."""
+    """One line of the report: a launch, compiled for a chip."""
 
     kernel: str
     variant: str  #: the constexprs that are not the default
@@ -44,7 +44,7 @@ class Compiled:
         return f"{self.chip} {self.kernel} {self.kind} {self.dtype} ({self.layout}: {self.variant})"
 
 
-def print_table(rows: Sequence[Compiled], *, file: Any = None) -> None:
+def print_table(lines: Sequence[Compiled], *, file: Any = None) -> None:
     """Chips x kernels: the worst of their launches; then what was excused, and why.
 
     Raises:
@@ -59,57 +59,57 @@ def print_table(rows: Sequence[Compiled], *, file: Any = None) -> None:
     for name in "launches", "failed", "registers", "spills", "stack", "shared\nKiB", "load\nbits", "matrix", "seconds":
         table.add_column(name, justify="right")
     groups: dict[tuple[str, str], list[Compiled]] = {}
-    chips = list(dict.fromkeys(row.chip for row in rows))
-    for row in rows:
-        groups.setdefault((row.chip, row.kernel), []).append(row)
+    chips = list(dict.fromkeys(line.chip for line in lines))
+    for line in lines:
+        groups.setdefault((line.chip, line.kernel), []).append(line)
     above = ""
     for (chip, kernel), group in sorted(groups.items(), key=lambda item: chips.index(item[0][0])):
-        failed = sum(bool(row.problem) for row in group)
-        shared = f"{max(row.shared for row in group) / 1024:.1f} / {max(row.shared_limit for row in group) >> 10}"
-        loads = [row.widest_load for row in group if row.vector]
+        failed = sum(bool(line.problem) for line in group)
+        shared = f"{max(line.shared for line in group) / 1024:.1f} / {max(line.shared_limit for line in group) >> 10}"
+        loads = [line.widest_load for line in group if line.vector]
         cells = (
             len(group),
             failed,
-            max(row.registers for row in group),
-            max(row.spills for row in group),
-            max(row.stack for row in group),
+            max(line.registers for line in group),
+            max(line.spills for line in group),
+            max(line.stack for line in group),
             shared,
             min(loads, default="–"),
-            sum(row.matrix for row in group) or "–",
-            f"{sum(row.seconds for row in group):.1f}",
+            sum(line.matrix for line in group) or "–",
+            f"{sum(line.seconds for line in group):.1f}",
         )
         style = "bold red" if failed else None
         table.add_row("" if chip == above else chip, kernel, *map(str, cells), style=style)
         above = chip
     out.print(table)
-    for excuse, count in excuses(rows).items():
+    for excuse, count in excuses(lines).items():
         print(f"excused, {count} launches: {excuse}", file=out.file)
 
 
-def excuses(rows: Sequence[Compiled]) -> Mapping[str, int]:
+def excuses(lines: Sequence[Compiled]) -> Mapping[str, int]:
     """What was excused, and how many launches."""
     counts: dict[str, int] = {}
-    for row in rows:
-        for excuse in filter(None, row.excuse.split("; ")):
-            text = f"{row.kernel}, {excuse}"
+    for line in lines:
+        for excuse in filter(None, line.excuse.split("; ")):
+            text = f"{line.kernel}, {excuse}"
             counts[text] = counts.get(text, 0) + 1
     return counts
 
 
-def print_problems(rows: Sequence[Compiled], *, file: Any = None) -> None:
+def print_problems(lines: Sequence[Compiled], *, file: Any = None) -> None:
     """One line a launch that failed."""
-    for row in rows:
-        if row.problem:
-            print(f"FAILED {row}: {row.problem}", file=file or sys.stderr)
+    for line in lines:
+        if line.problem:
+            print(f"FAILED {line}: {line.problem}", file=file or sys.stderr)
 
 
-def summary(rows: Sequence[Compiled]) -> str:
+def summary(lines: Sequence[Compiled]) -> str:
     """The last line."""
-    failed = sum(bool(row.problem) for row in rows)
-    return f"targets: {len(rows) - failed} passed, {failed} failed"
+    failed = sum(bool(line.problem) for line in lines)
+    return f"targets: {len(lines) - failed} passed, {failed} failed"
 
 
-def write(rows: Sequence[Compiled], versions: Mapping[str, str | None], path: Path) -> None:
+def write(lines: Sequence[Compiled], versions: Mapping[str, str | None], path: Path) -> None:
     """Write the report as JSON, as a whole or not at all."""
-    made = [{**asdict(row), "passed": not row.problem} for row in rows]
+    made = [{**asdict(line), "passed": not line.problem} for line in lines]
     write_text(path, json.dumps({"format": FORMAT, "versions": versions, "rows": made}, indent=1) + "\n")

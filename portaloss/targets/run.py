@@ -69,12 +69,12 @@ def run(chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str]) 
         for chip, dtype, _ in recordings:  # in this order, whichever was done first
             for one in found[chip, dtype]:
                 unique.setdefault((chip, one.key), one)
-        rows: dict[tuple[str, str], Compiled] = {}
+        lines: dict[tuple[str, str], Compiled] = {}
         with progress(len(unique), "compiling") as tick:
-            for one, row in _each(_compile, unique.values(), workers, folder):
-                rows[one.chip, one.key] = row or _crashed(one)
+            for one, line in _each(_compile, unique.values(), workers, folder):
+                lines[one.chip, one.key] = line or _crashed(one)
                 tick(1)
-    return [rows[where] for where in unique]
+    return [lines[where] for where in unique]
 
 
 def _crashed(one: Recorded) -> Compiled:

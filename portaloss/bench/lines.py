@@ -1,4 +1,4 @@
-"""A row of the results and a report of them, as JSON."""
+"""A line of the results and a report of them, as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """A case in a direction, and what each contender took for it."""
 
     kind: str
@@ -31,11 +31,11 @@ class Row:
     moved_bytes: int | None  #: that can't but be read and written; None where it is not they that limit
     contenders: dict[str, dict[str, Any]]  #: median_s, q1_s, q3_s, ..., peak_extra_bytes; or an error
     speedups: dict[str, dict[str, float]]  #: ours -> another -> that one's median over ours
-    error: str = ""  #: why the row is a failure: portaloss is wrong, or did not run
+    error: str = ""  #: why the line is a failure: portaloss is wrong, or did not run
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Rows that agree in it measure the same thing."""
+        """Lines that agree in it measure the same thing."""
         return (self.kind, self.dtype, tuple(self.shape), self.direction)
 
     def __str__(self) -> str:
@@ -70,11 +70,11 @@ class Row:
 
 
 #: What a geometric mean over the kinds is taken of.
-MEANS: Mapping[str, Callable[[Row], float | None]] = {
-    "times_faster_than_eager": Row.speedup,
-    "arrays_times_faster_than_eager": lambda row: row.speedup(ours="arrays"),
-    "times_faster_than_compile": lambda row: row.speedup("compile"),
-    "memory_over_eager": Row.memory,
+MEANS: Mapping[str, Callable[[Line], float | None]] = {
+    "times_faster_than_eager": Line.speedup,
+    "arrays_times_faster_than_eager": lambda line: line.speedup(ours="arrays"),
+    "times_faster_than_compile": lambda line: line.speedup("compile"),
+    "memory_over_eager": Line.memory,
 }
 
 
@@ -88,12 +88,12 @@ def speedups(contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     }
 
 
-def geometric_means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def geometric_means(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """One of a size, dtype and direction: the geometric means over its kinds, and how many there are."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        if not row.error:
-            groups.setdefault((row.size, row.dtype, row.direction), []).append(row)
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        if not line.error:
+            groups.setdefault((line.size, line.dtype, line.direction), []).append(line)
     means = []
     for (size, dtype, direction), group in groups.items():
         mean: dict[str, Any] = {"size": size, "dtype": dtype, "direction": direction, "kinds": len(group)}
@@ -106,22 +106,22 @@ def geometric_means(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Report:
-    """What ran where, and the rows."""
+    """What ran where, and the lines."""
 
     about: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        rows = [
+        lines = [
             {
-                **asdict(row),
-                "memory_over_eager": row.memory(),
-                "memory_over_eager_beyond_gradients": row.memory_beyond_gradients(),
+                **asdict(line),
+                "memory_over_eager": line.memory(),
+                "memory_over_eager_beyond_gradients": line.memory_beyond_gradients(),
             }
-            for row in self.rows
+            for line in self.lines
         ]
-        report = {"format": FORMAT, **self.about, "geometric_means": geometric_means(self.rows), "rows": rows}
+        report = {"format": FORMAT, **self.about, "geometric_means": geometric_means(self.lines), "rows": lines}
         reports.write_text(path, json.dumps(report, indent=1) + "\n")
 
 
@@ -132,9 +132,9 @@ def read(path: Path) -> Report:
         ReportError: it is no report, or one of another format.
         OSError: it cannot be read.
     """
-    return Report(*reports.read(path, Row, FORMAT, "benchmark"))
+    return Report(*reports.read(path, Line, FORMAT, "benchmark"))
 
 
-def failed(rows: Sequence[Row]) -> list[Row]:
-    """The rows in which portaloss was wrong or did not run."""
-    return [row for row in rows if row.error]
+def failed(lines: Sequence[Line]) -> list[Line]:
+    """The lines in which portaloss was wrong or did not run."""
+    return [line for line in lines if line.error]

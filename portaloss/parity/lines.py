@@ -1,4 +1,4 @@
-"""A row of the matrix, and a report: rows of one machine or of several. As JSON, and merged."""
+"""A line of the matrix, and a report: lines of one machine or of several. As JSON, and merged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from portaloss import reports
 
@@ -15,7 +14,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One SKU on one backend of one machine."""
 
     sku: str
@@ -49,71 +48,67 @@ class Row:
         return self.status == "passed"
 
     @property
+    def badness(self) -> tuple[int, float]:
+        """The larger, the worse: a failure is worse than a pass, then the larger error is worse."""
+        error = float("inf") if self.worst_ulp is None else self.worst_ulp
+        return ({"absent": 0, "passed": 1, "failed": 2}[self.status], error)
+
+    @property
     def where(self) -> tuple[str, str, str, str]:
-        """What ran where: rows that agree in it measure the same thing."""
+        """What ran where: lines that agree in it measure the same thing."""
         return (self.sku, self.backend, self.device, json.dumps(self.versions, sort_keys=True))
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write(lines: Sequence[Line], path: Path) -> None:
     """Write a report as JSON."""
-    report = {"format": FORMAT, "rows": [{**asdict(row), "passed": row.passed} for row in rows]}
+    report = {"format": FORMAT, "rows": [{**asdict(line), "passed": line.passed} for line in lines]}
     reports.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a report.
+def read(path: Path) -> list[Line]:
+    """The lines of a report.
 
     Raises:
         ReportError: it is no report, or one of another format.
         OSError: it cannot be read.
     """
-    return reports.read(path, Row, FORMAT, "parity")[1]
+    return reports.read(path, Line, FORMAT, "parity")[1]
 
 
-def merge(reports: Iterable[Sequence[Row]]) -> tuple[list[Row], list[str]]:
-    """The rows of several reports, and notes about those that contradict each other.
+def merge(reports: Iterable[Sequence[Line]]) -> tuple[list[Line], list[str]]:
+    """The lines of several reports, and notes about those that contradict each other.
 
     Of two measurements of the same SKU, backend, device and versions the worse is kept: a failure before a pass, then
-    the larger error. A row that says absent goes where another machine has the backend.
+    the larger error. A line that says absent goes where another machine has the backend.
     """
-    kept: dict[tuple[str, str, str, str], Row] = {}
+    kept: dict[tuple[str, str, str, str], Line] = {}
     notes = []
-    for rows in reports:
-        for row in rows:
-            other = kept.get(row.where)
+    for lines in reports:
+        for line in lines:
+            other = kept.get(line.where)
             if other is None:
-                kept[row.where] = row
-            elif other != row:
-                worse = max(other, row, key=_badness)
-                kept[row.where] = worse
-                if other.status != row.status:
+                kept[line.where] = line
+            elif other != line:
+                worse = max(other, line, key=lambda one: one.badness)
+                kept[line.where] = worse
+                if other.status != line.status:
                     notes.append(
-                        f"{row.sku} on {row.backend} ({row.device or 'no device'}): {other.status} in one report, "
-                        f"{row.status} in another; kept: {worse.status}"
+                        f"{line.sku} on {line.backend} ({line.device or 'no device'}): {other.status} in one report, "
+                        f"{line.status} in another; kept: {worse.status}"
                     )
-    present = {(row.sku, row.backend) for row in kept.values() if row.status != "absent"}
-    rows, absent = [], set()
-    for row in kept.values():
-        key = (row.sku, row.backend)
-        if row.status == "absent":
+    present = {(line.sku, line.backend) for line in kept.values() if line.status != "absent"}
+    lines, absent = [], set()
+    for line in kept.values():
+        key = (line.sku, line.backend)
+        if line.status == "absent":
             if key in present or key in absent:
                 continue
             absent.add(key)
-        rows.append(row)
-    return rows, notes
+        lines.append(line)
+    return lines, notes
 
 
-def _badness(row: Row) -> tuple[int, float]:
-    error = float("inf") if row.worst_ulp is None else row.worst_ulp
-    return ({"absent": 0, "passed": 1, "failed": 2}[row.status], error)
-
-
-def summary(rows: Sequence[Row]) -> str:
+def summary(lines: Sequence[Line]) -> str:
     """The last line."""
-    counts = {status: sum(row.status == status for row in rows) for status in ("passed", "failed", "absent")}
+    counts = {status: sum(line.status == status for line in lines) for status in ("passed", "failed", "absent")}
     return "parity: " + ", ".join(f"{number} {status}" for status, number in counts.items())
-
-
-def as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for a template."""
-    return [asdict(row) for row in rows]
