@@ -1,4 +1,4 @@
-"""``python -m portaloss``: what is here, does it compute (``parity``), compile (``targets``), how fast (``bench``)."""
+"""``python -m portaloss``: versions (``info``), accuracy (``parity``), compilation (``targets``), speed (``bench``)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has seen enough
+        sys.stderr.close()  # the reader of the output has gone; Python would complain at exit
         return FAILED
     return code
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--html", type=Path, metavar="F", help="write the merged report as a page")
     merge.set_defaults(command=_merge)
 
-    targets = commands.add_parser("targets", help="compile every Triton kernel for every GPU, with none at hand")
+    targets = commands.add_parser("targets", help="compile every Triton kernel for every GPU; needs no GPU")
     targets.set_defaults(command=_targets)
     targets.add_argument("--chip", action="append", metavar="C", help="only this chip, such as gfx942; repeatable")
     targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
@@ -105,7 +105,7 @@ def _parity(args: argparse.Namespace) -> int:
         return _list(kinds, dtypes)
     if args.replay:
         return _replay(args.replay, names[0])
-    _check_targets(args)
+    _check_files(args)
 
     names = [*names, *(name for name in required if name not in names)]
     here = [name for name in names if not lanes.apart(name)]
@@ -130,7 +130,7 @@ def _merge(args: argparse.Namespace) -> int:
     from portaloss.parity import lines
     from portaloss.reports import ReportError
 
-    _check_targets(args)
+    _check_files(args)
     try:
         reports = [lines.read(path) for path in args.reports]
     except (OSError, ReportError) as error:
@@ -161,10 +161,8 @@ def _targets(args: argparse.Namespace) -> int:
     console.show(lambda: report.print_table(made))
     report.print_problems(made)
     if args.json:
-        try:
+        with usage.writing():
             report.write(made, machine.versions(), args.json)
-        except OSError as error:
-            raise UsageError(f"cannot write the report: {error}") from error
     print(report.summary(made))
     return FAILED if any(line.problem for line in made) else PASSED
 
@@ -175,13 +173,11 @@ def _show(args: argparse.Namespace, made: list[Any]) -> int:
 
     console.show(lambda: report.print_tables(made))
     report.print_failures(made)
-    try:
+    with usage.writing():
         if args.json:
             lines.write(made, args.json)
         if args.html:
             report.write_page(made, args.html, lines.summary(made))
-    except OSError as error:
-        raise UsageError(f"cannot write the report: {error}") from error
     return FAILED if any(line.status == "failed" for line in made) else PASSED
 
 
@@ -216,12 +212,12 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
     for name in given or ():
         if name not in known:
             raise UsageError(f"{flag} {name}: there is no such backend; there are: {', '.join(known)}")
-    # the interpreter is for people who work on kernels: it takes many minutes, and says nothing of this machine
+    # the interpreter is for work on kernels: it takes many minutes, and tests nothing of this machine
     return list(dict.fromkeys(given)) if given else [name for name in known if name != "triton-interpret"]
 
 
-def _check_targets(args: argparse.Namespace) -> None:
-    """Find out that a report can't be written before the matrix runs, not after."""
+def _check_files(args: argparse.Namespace) -> None:
+    """Find out before the matrix runs whether its reports can be written."""
     from portaloss.parity import report
 
     for path in (args.json, args.html):

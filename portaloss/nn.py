@@ -256,8 +256,8 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     """``torch.nn.LinearCrossEntropyLoss``, computed by ``portaloss.functional.linear_cross_entropy``.
 
     A linear layer and the cross-entropy of its outputs, which are never all stored. The layer's parameters are
-    ``linear.weight``, (num_classes · product of out_features, in_features), and ``linear.bias``. The module is available
-    with older releases of torch, too. It is also named ``FusedLinearCrossEntropyLoss``.
+    ``linear.weight``, (num_classes · product of out_features, in_features), and ``linear.bias``. The module also works
+    with releases of torch that do not have it. It is also named ``FusedLinearCrossEntropyLoss``.
 
     It takes the function's further arguments, too: softcap, z_loss, max_memory and return_extras at construction,
     token_weight and normalizer at each call.

@@ -1,4 +1,4 @@
-"""The command ``bench`` and its others: ``compare`` two reports, the ``table`` of one, ``growth`` with size."""
+"""The command ``bench`` and its subcommands: ``compare`` two reports, the ``table`` of one, ``growth`` with size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from portaloss import console, usage
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.usage import FAILED, PASSED, UsageError
 
-#: ``cases.SIZES``, and ``contenders.NAMES`` but for the first: a command line is parsed without loading them.
+#: ``cases.SIZES``, and ``contenders.NAMES`` without the first: copies, so that parsing does not load those modules.
 _SIZES = ("tiny", "cache", "large", "huge")
 _OTHERS = ("arrays", "eager", "compile", "liger")
 
 
 def add(commands: Any) -> None:
-    """Add the command to a parser's."""
+    """Add the command to the parser's commands."""
     bench = commands.add_parser("bench", help="how fast the losses are, beside PyTorch")
     bench.set_defaults(command=_bench)
     _add_common(bench, "float32, all kinds; tiny, cache-sized and large operands, on a GPU huge ones instead of large")
@@ -31,12 +31,12 @@ def add(commands: Any) -> None:
     comparing = others.add_parser("compare", help="what got slower from one report to another")
     comparing.add_argument("before", type=Path, metavar="A.json")
     comparing.add_argument("after", type=Path, metavar="B.json")
-    comparing.add_argument("--threshold", type=float, default=0.05, metavar="X", help="what grew less is no news; 0.05")
+    comparing.add_argument("--threshold", type=float, default=0.05, metavar="X", help="ignore what grew by less; 0.05")
     comparing.set_defaults(command=_compare)
 
     table = others.add_parser("table", help="the tables of a report")
     table.add_argument("report", type=Path, metavar="A.json")
-    table.add_argument("--markdown", action="store_true", help="for a page")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
     table.set_defaults(command=_table)
 
     growth = others.add_parser("growth", help="how time grows with elements, with steps of CTC, with a vocabulary")
@@ -51,14 +51,12 @@ def _add_common(parser: argparse.ArgumentParser, without: str) -> None:
     parser.description = f"Without options: {without}."
     parser.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     parser.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="this dtype; repeatable")
-    beside = (
-        f"who is measured beside portaloss on tensors: {', '.join(_OTHERS)}; repeatable; the first two, on a GPU all"
-    )
+    beside = f"measured beside portaloss: {', '.join(_OTHERS)}; repeatable; default: the first two, on a GPU all"
     parser.add_argument("--with", action="append", dest="others", metavar="C", choices=_OTHERS, help=beside)
-    parser.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns a median is taken of; 9")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; as many as PyTorch takes")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is AMD's GPUs too")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON, after each case anew")
+    parser.add_argument("--rounds", type=_positive, default=9, metavar="N", help="rounds to take the median of; 9")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="for all contenders; default: PyTorch's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda includes AMD GPUs")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON, again after each case")
     parser.add_argument("--picture", type=Path, metavar="F", help="draw it: .png, .svg or .pdf")
 
 
@@ -142,7 +140,7 @@ def _dtypes(args: argparse.Namespace) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Find out what can't work before the work, not after."""
+    """Find out before the work whether it can be done."""
     from portaloss.bench import picture
 
     needed = {"torch": "bench", **({"threadpoolctl": "bench on the CPU"} if args.device == "cpu" else {})}
@@ -177,17 +175,15 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     about = {**machine.about(args.device, threads), "reduction": "mean", "rounds": args.rounds}
     load, cores = about["load"], about["machine"]["cores"]
     if args.device == "cpu" and load is not None and load > cores / 2:
-        # threads that wait for each other wait for whoever has their core: PyTorch's do at every barrier
+        # a thread without a core holds up all that wait for it: PyTorch's threads wait at every barrier
         print(f"portaloss: others are busy here (load {load:.1f}, {cores} cores): times mean little", file=sys.stderr)
-    if args.device == "cuda":  # measured once more at the end: clocks change
+    if args.device == "cuda":  # measured again at the end, since clocks change
         about["copy_gb_s"] = [timing.copy_bandwidth(args.device, args.rounds)]
 
     def save(made: list[lines.Line]) -> None:
         if args.json:
-            try:
+            with usage.writing():
                 write(lines.Report(about, made), args.json)
-            except OSError as error:
-                raise UsageError(f"cannot write the report: {error}") from error
 
     with console.progress(len(specs), label) as tick:
 
@@ -208,9 +204,7 @@ def _finish(args: argparse.Namespace, made: Any, draw: Callable[[Path], None]) -
 
     report.print_failures(made.lines)
     if args.picture:
-        try:
+        with usage.writing(f"draw {args.picture}"):
             draw(args.picture)
-        except OSError as error:
-            raise UsageError(f"cannot draw {args.picture}: {error}") from error
     print(report.summary(made.lines))
     return FAILED if lines.failed(made.lines) else PASSED

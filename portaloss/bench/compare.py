@@ -10,16 +10,16 @@ from portaloss.bench.lines import Line, Report
 from portaloss.bench.report import WIDTH, number_text, time_text
 from portaloss.console import console
 
-#: A median that has grown by less is no news: two runs of the same code on the same machine differ by as much.
+#: Growth of a median by less is ignored: two runs of the same code on the same machine differ by as much.
 THRESHOLD = 0.05
 
-#: Bytes by which a peak may differ between two runs: threads' stacks and allocators' arenas.
+#: Bytes by which a peak may differ between two runs, from threads' stacks and allocators' arenas.
 _MEMORY_NOISE = 2 << 20
 
 
 @dataclass(frozen=True)
 class Change:
-    """A line in which something of ours got worse."""
+    """A line in which a result of portaloss got worse."""
 
     line: str
     contender: str
@@ -29,7 +29,7 @@ class Change:
 
     @property
     def factor(self) -> float | None:
-        """How many times as much it is now."""
+        """After over before."""
         return self.after / self.before if self.before and self.after is not None else None
 
 
@@ -58,10 +58,10 @@ def _changes(old: Line, new: Line, threshold: float) -> list[Change]:
 
 
 def _slower(old: Line, new: Line, name: str, threshold: float) -> bool:
-    """Whether a contender got slower, which three things must say.
+    """Whether a contender got slower. Three conditions must hold.
 
-    Its median grew by more than the threshold; the middle halves of the two runs don't overlap; and where PyTorch was
-    timed in both, our time in PyTorch's grew too: a machine that is slower today is slower for all.
+    Its median grew by more than the threshold. The middle halves of the two runs do not overlap. And where PyTorch was
+    timed in both runs, the ratio to PyTorch's time grew too: a machine that is slower today is slower for both.
     """
     a, b = old.contenders.get(name, {}), new.contenders.get(name, {})
     if "median_s" not in a or "median_s" not in b:
@@ -74,7 +74,7 @@ def _slower(old: Line, new: Line, name: str, threshold: float) -> bool:
 
 
 def differences(before: Report, after: Report) -> list[str]:
-    """What else differs between the two: times of different machines say little about the code."""
+    """What else differs between the two reports: times of different machines say little about the code."""
     notes = []
     for name in "machine", "versions", "threads", "device":
         a, b = before.about.get(name), after.about.get(name)
@@ -88,12 +88,12 @@ def differences(before: Report, after: Report) -> list[str]:
 
 
 def common(before: Report, after: Report) -> int:
-    """How many lines both have."""
+    """How many lines are in both reports."""
     return len({line.key for line in before.lines} & {line.key for line in after.lines})
 
 
 def print_table(changes: list[Change], *, file: Any = None) -> None:
-    """A line a change.
+    """Print a line for each change.
 
     Raises:
         MissingExtraError: rich is not installed.

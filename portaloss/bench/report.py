@@ -1,4 +1,4 @@
-"""What a person sees of a benchmark: a table a size and dtype, the means, failures, and the last line."""
+"""A benchmark in the terminal: a table for each size and dtype, the means, the failures and the last line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: Columns of a table in a pipe, and on a page, where no line of a table is to be broken.
+#: The width of tables in a pipe; and in Markdown, where the lines of a table must not be broken.
 WIDTH, _PAGE = 140, 1000
 
 
 def print_tables(report: Report, *, markdown: bool = False, file: Any = None) -> None:
-    """A table a size and dtype, and one of geometric means; ``markdown`` as a page takes them.
+    """Print a table for each size and dtype, and one of geometric means; as Markdown with ``markdown``.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -38,14 +38,14 @@ def print_tables(report: Report, *, markdown: bool = False, file: Any = None) ->
 
 
 def _drawing(out: Console, markdown: bool) -> Callable[[str], Table]:
-    """What makes an empty table of a title."""
+    """A function that makes an empty table with a title."""
     from rich import box
     from rich.table import Table
 
     def draw(title: str) -> Table:
         if not markdown:
             return Table(title=title, title_justify="left")
-        out.print(f"\n{title}")  # then rich leaves a line empty
+        out.print(f"\n{title}")  # rich prints an empty line before a table of this kind
         return Table(box=box.MARKDOWN)
 
     return draw
@@ -106,7 +106,7 @@ def _print_means(out: Console, lines: Sequence[Line], draw: Callable[[str], Tabl
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds with a unit that suits them."""
+    """Seconds as text, in s, ms or µs."""
     if seconds is None:
         return "–"
     unit, name = next((one for one in ((1.0, "s"), (1e-3, "ms")) if seconds >= one[0]), (1e-6, "µs"))

@@ -1,4 +1,4 @@
-"""What compiling a launch gave, and how it is shown: a table, problems, the last line, and JSON."""
+"""The result of compiling a launch, and how results are shown: a table, problems, the last line, and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from portaloss.console import console
 from portaloss.reports import write_text
 
-#: Raised when the meaning of a field changes.
+#: Increased when the meaning of a field changes.
 FORMAT = 1
 
 
@@ -27,25 +27,25 @@ class Compiled:
     dtype: str
     chip: str
     seconds: float
-    registers: int = 0  #: of a thread
+    registers: int = 0  #: of each thread
     spills: int = 0  #: registers that are kept in memory
     scalar_spills: int = 0  #: AMD's scalar registers that are kept elsewhere
-    stack: int = 0  #: bytes of a thread
-    shared: int = 0  #: bytes of a program
+    stack: int = 0  #: bytes for each thread
+    shared: int = 0  #: bytes for each program
     shared_limit: int = 0
     widest_load: int = 0  #: bits
     vector: bool = False  #: whether vector loads are possible: operands are aligned and contiguous
-    matrix: bool = False  #: whether it has matrix instructions
+    matrix: bool = False  #: whether the code has matrix instructions
     num_warps: int = 0
     problem: str = ""
-    excuse: str = ""  #: why something that would be a problem is none
+    excuse: str = ""  #: why something that looks like a problem is not one
 
     def __str__(self) -> str:
         return f"{self.chip} {self.kernel} {self.kind} {self.dtype} ({self.layout}: {self.variant})"
 
 
 def print_table(lines: Sequence[Compiled], *, file: Any = None) -> None:
-    """Chips x kernels: the worst of their launches; then what was excused, and why.
+    """Print the worst of the launches of each chip and kernel; then what was excused, and why.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -87,7 +87,7 @@ def print_table(lines: Sequence[Compiled], *, file: Any = None) -> None:
 
 
 def excuses(lines: Sequence[Compiled]) -> Mapping[str, int]:
-    """What was excused, and how many launches."""
+    """What was excused -> in how many launches."""
     counts: dict[str, int] = {}
     for line in lines:
         for excuse in filter(None, line.excuse.split("; ")):
@@ -97,7 +97,7 @@ def excuses(lines: Sequence[Compiled]) -> Mapping[str, int]:
 
 
 def print_problems(lines: Sequence[Compiled], *, file: Any = None) -> None:
-    """One line a launch that failed."""
+    """Print a line for each launch that failed."""
     for line in lines:
         if line.problem:
             print(f"FAILED {line}: {line.problem}", file=file or sys.stderr)
@@ -110,6 +110,6 @@ def summary(lines: Sequence[Compiled]) -> str:
 
 
 def write(lines: Sequence[Compiled], versions: Mapping[str, str | None], path: Path) -> None:
-    """Write the report as JSON, as a whole or not at all."""
+    """Write the report as JSON."""
     made = [{**asdict(line), "passed": not line.problem} for line in lines]
     write_text(path, json.dumps({"format": FORMAT, "versions": versions, "rows": made}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Records and compiles in worker processes: this one never imports Triton, whose compiler can end a process."""
+"""Records and compiles in worker processes: Triton's compiler can crash, so this process never imports it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Result = TypeVar("Result")
 
 
 def missing() -> str | None:
-    """What keeps kernels from being compiled here, or None."""
+    """Why kernels cannot be compiled here, or None."""
     absent = [package for package in ("torch", "triton") if find_spec(package) is None]
     return str(MissingExtraError(" and ".join(absent), "targets", "triton")) if absent else None
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A launch on its way from the process that recorded it to one that compiles it."""
+    """A launch as it is sent from the process that recorded it to one that compiles it."""
 
     key: str
     kernel: str
@@ -48,7 +48,7 @@ class Recorded:
 
 
 def run(chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str]) -> list[Compiled]:
-    """Compile all that the kinds launch on the chips; a launch that several kinds share only once a chip.
+    """Compile all launches of the kinds on the chips. A launch that several kinds share is compiled once for each chip.
 
     Args:
         chips: names in ``CHIPS``.
@@ -66,7 +66,7 @@ def run(chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str]) 
                 found[chip, dtype] = recorded
                 tick(1)
         unique: dict[tuple[str, str], Recorded] = {}
-        for chip, dtype, _ in recordings:  # in this order, whichever was done first
+        for chip, dtype, _ in recordings:  # in a fixed order, whichever finished first
             for one in found[chip, dtype]:
                 unique.setdefault((chip, one.key), one)
         lines: dict[tuple[str, str], Compiled] = {}
@@ -87,7 +87,7 @@ def _crashed(one: Recorded) -> Compiled:
 def _each(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, folder: str
 ) -> Iterator[tuple[Task, Result | None]]:
-    """Tasks and their results, in the order in which they are done; None where the task ended its process."""
+    """Tasks and their results, in the order in which they finish; None where the task ended its process."""
     waiting = deque(tasks)
     while waiting:
         running: dict[Future[Result], Task] = {}
@@ -101,7 +101,7 @@ def _each(
                         result = future.result()
                         yield running.pop(future), result
         except BrokenProcessPool:
-            for task in running.values():  # one of them did it: it will do it again when it is alone
+            for task in running.values():  # one of them ended it; alone in a process, it will do so again
                 try:
                     with _pool(1, folder) as pool:
                         alone = pool.submit(function, task).result()
@@ -112,7 +112,7 @@ def _each(
 
 
 def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
-    # spawned: a fork would have this process's threads' locks, and TRITON_INTERPRET as it was imported here
+    # spawned: a fork would inherit locks that other threads hold, and modules imported with TRITON_INTERPRET
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(folder,))
 
@@ -121,10 +121,10 @@ def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
 
 
 def _start(folder: str) -> None:
-    """Before Triton is imported: compile instead of interpreting, afresh, one core a process."""
+    """Before Triton is imported: switch the interpreter off, use an empty cache, and one thread."""
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ["TRITON_CACHE_DIR"] = str(_cache(folder))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
     import torch
 
     torch.set_num_threads(1)
@@ -151,5 +151,5 @@ def _compile(one: Recorded) -> Compiled:
     try:
         return compile_launch(pickle.loads(one.launch), one.kind, one.dtype, CHIPS[one.chip])
     finally:
-        # ten thousand kernels would be gigabytes
+        # the cache of ten thousand kernels would take gigabytes
         shutil.rmtree(os.environ["TRITON_CACHE_DIR"], ignore_errors=True)
