@@ -1,4 +1,4 @@
-"""A line of the matrix, and a report: lines of one machine or of several. As JSON, and merged."""
+"""A line of a parity report, and reports: lines of one or more machines, written as JSON, read and merged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from portaloss import reports
 
-#: Raised when the meaning of a field changes: reports of another format are not merged.
+#: Increased when the meaning of a field changes: reports of another format are refused.
 FORMAT = 1
 
 
@@ -28,19 +28,19 @@ class Line:
     versions: dict[str, str | None]
     cases: int
     bound_ulp: float  #: the largest error that passes
-    worst_ulp: float | None  #: None where the worst is no number: an exception, another shape or another pattern of nan
+    worst_ulp: float | None  #: None where the worst case has no number: an exception, a wrong shape, a wrong nan
     worst_relative: float
     worst_case: str
     worst_seed: int | None
     torch_ulp: float | None  #: PyTorch's worst error; None where it is not installed or supports no case
     torch_relative: float | None
     torch_cases: int  #: the cases that PyTorch supports
-    torch_mismatches: int  #: those in which PyTorch's nan, inf, shape or dtype differ from the truth
+    torch_mismatches: int  #: the cases in which PyTorch's nan, inf, shape or dtype differ from the truth
     status: str  #: passed, failed or absent
-    reason: str = ""  #: why it is absent
+    reason: str = ""  #: why the backend is absent
     failed_cases: int = 0
     failures: list[str] = field(default_factory=list)
-    ulp_beside_torch: float | None = None  #: our worst error in the cases that make up torch_ulp
+    ulp_beside_torch: float | None = None  #: our worst error in the cases that torch_ulp covers
 
     @property
     def passed(self) -> bool:
@@ -55,7 +55,7 @@ class Line:
 
     @property
     def where(self) -> tuple[str, str, str, str]:
-        """What ran where: lines that agree in it measure the same thing."""
+        """What ran where: lines for which this is equal measure the same thing."""
         return (self.sku, self.backend, self.device, json.dumps(self.versions, sort_keys=True))
 
 
@@ -69,8 +69,8 @@ def read(path: Path) -> list[Line]:
     """The lines of a report.
 
     Raises:
-        ReportError: it is no report, or one of another format.
-        OSError: it cannot be read.
+        ReportError: the file is not a report, or a report of another format.
+        OSError: the file cannot be read.
     """
     return reports.read(path, Line, FORMAT, "parity")[1]
 
@@ -78,8 +78,8 @@ def read(path: Path) -> list[Line]:
 def merge(reports: Iterable[Sequence[Line]]) -> tuple[list[Line], list[str]]:
     """The lines of several reports, and notes about those that contradict each other.
 
-    Of two measurements of the same SKU, backend, device and versions the worse is kept: a failure before a pass, then
-    the larger error. A line that says absent goes where another machine has the backend.
+    Of two measurements of the same SKU, backend, device and versions, the worse is kept: a failure rather than a pass,
+    then the larger error. A line of an absent backend is dropped where another machine has the backend.
     """
     kept: dict[tuple[str, str, str, str], Line] = {}
     notes = []
@@ -109,6 +109,6 @@ def merge(reports: Iterable[Sequence[Line]]) -> tuple[list[Line], list[str]]:
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """The last line."""
+    """The last line of the output."""
     counts = {status: sum(line.status == status for line in lines) for status in ("passed", "failed", "absent")}
     return "parity: " + ", ".join(f"{number} {status}" for status, number in counts.items())

@@ -1,4 +1,4 @@
-"""What the cases of a loss are about: shapes, values, options, memory layouts."""
+"""The recipes of a loss's cases: shapes, values, options, memory layouts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from portaloss.catalogue import Domain, Extent, Family, Loss, Option
 
 Shape = tuple[int, ...]
 
-#: Elements in a tile of the ``cpu`` backend. Other backends have smaller blocks, powers of two all of them.
+#: Elements in a tile of the ``cpu`` backend. The blocks of other backends are smaller powers of two.
 TILE = 65536
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a case; the numbers are drawn from the case's seed."""
+    """How to make a case; its numbers are drawn from the case's seed."""
 
     name: str
     shape: Shape  #: of the first operand; of the logits for fused linear cross-entropy
@@ -28,12 +28,12 @@ class Recipe:
     weights: str = "positive"  #: or zeros, all zero
     layout: str = "contiguous"
     shapes: tuple[tuple[str, Shape], ...] = ()  #: operands with another shape, which broadcast
-    integers: str = "int64"  #: the dtype of integer operands, and another than int64 makes signs and counts integers
-    tentative: bool = False  #: not every loss takes this shape
+    integers: str = "int64"  #: the dtype of integer operands; other than int64, signs and counts have it too
+    tentative: bool = False  #: not every loss accepts this shape
 
 
 def recipes(loss: Loss) -> list[Recipe]:
-    """The recipes of a pointwise or rowwise loss, those that are tentative included."""
+    """The recipes of a pointwise or rowwise loss, including tentative ones."""
     made = _pointwise(loss) if loss.family is Family.POINTWISE else _rowwise(loss)
     made += _optional_operands(loss, made[0].shape)
     made += _option_values(loss, made[0].shape)
@@ -41,7 +41,7 @@ def recipes(loss: Loss) -> list[Recipe]:
 
 
 def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
-    """Whether an operand can hold the values that the recipe is about."""
+    """Whether an operand can have the values that the recipe tests."""
     domains = {operand.domain for operand in loss.operands}
     match recipe.values:
         case "minus-inf":
@@ -54,7 +54,7 @@ def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
 
 
 def _optional(loss: Loss) -> tuple[str, ...]:
-    """Those that PyTorch has too: others have recipes of their own, so that PyTorch is there to compare with."""
+    """The optional operands that PyTorch has too; the others have separate recipes, without PyTorch beside them."""
     return tuple(operand.name for operand in loss.operands if operand.optional and not operand.extension)
 
 
@@ -86,7 +86,7 @@ def _pointwise(loss: Loss) -> list[Recipe]:
 
 
 def _broadcasts(loss: Loss) -> list[Recipe]:
-    """Each operand smaller than the first, and the first smaller than the rest."""
+    """Recipes in which each operand is smaller than the first, or the first smaller than the others."""
     rows, columns = 5, 6
     full = (rows, columns)
     smaller = {
@@ -100,15 +100,14 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
     made = []
     names = [operand.name for operand in loss.operands]
     for name in names[1:]:
+        present = (name,) if name in every else ()
         for how, shape in smaller.items():
-            present = (name,) if name in every else ()
             made.append(Recipe(f"broadcast-{name}-{how}", full, shapes=((name, shape),), present=present))
-        tile = Recipe(f"tile-broadcast-{name}", (257, 258), shapes=((name, (1, 258)),))
-        made.append(replace(tile, present=(name,) if name in every else ()))
+        made.append(Recipe(f"tile-broadcast-{name}", (257, 258), shapes=((name, (1, 258)),), present=present))
     first, second = names[0], names[1]
     made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, columns)),)))
     made.append(Recipe("broadcast-both", full, shapes=((first, (rows, 1)), (second, (1, columns)))))
-    # what has to be of the first operand's shape is shrunk with it
+    # operands that must have the first one's shape become smaller with it
     together = ((first, (1, columns)), *((name, (1, columns)) for name in every))
     if every:
         made.append(Recipe("broadcast-weighted", full, shapes=together, present=every))
@@ -148,7 +147,7 @@ def _rowwise(loss: Loss) -> list[Recipe]:
     if any(operand.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for operand in loss.operands[1:]):
         made.append(Recipe("int32-targets", (5, 7), integers="int32"))
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
-        # more rows than a chunk of the cpu backend has
+        # more rows than the cpu backend puts in a chunk
         made.append(Recipe("chunks", (2051, 2053), present=every, ignored="some"))
         made += _extensions(loss)
     if any(option.name == "ignore_index" for option in loss.options):
@@ -188,7 +187,7 @@ def _soft(every: tuple[str, ...]) -> list[Recipe]:
 
 
 def _extensions(loss: Loss) -> list[Recipe]:
-    """What PyTorch does not have, all together: on every layout, at extremes, in many chunks."""
+    """Recipes of the operands and options that PyTorch does not have, used together."""
     every = tuple(operand.name for operand in loss.operands if operand.optional)
     unnormalised = tuple(name for name in every if loss.operand(name).extent is not Extent.ONE)
     options = (("softcap", 2.0), ("z_loss", 0.25))
@@ -212,7 +211,7 @@ def _extensions(loss: Loss) -> list[Recipe]:
 
 
 def _row_broadcasts(loss: Loss) -> list[Recipe]:
-    """Operands of vectors or classes that broadcast along the rows or along the features."""
+    """Recipes in which one operand broadcasts along the rows or along the features."""
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
         return []
     every = _optional(loss)
@@ -232,7 +231,7 @@ def _row_broadcasts(loss: Loss) -> list[Recipe]:
 
 
 def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
-    """Each optional operand alone, and weights with zeros in them."""
+    """Each optional operand alone, and weights that contain zeros."""
     every = _optional(loss)
     optional = [operand for operand in loss.operands if operand.optional]
     made = [Recipe(f"with-{operand.name}", shape, present=(operand.name,)) for operand in optional]
@@ -244,7 +243,7 @@ def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
 
 
 def _option_values(loss: Loss, shape: Shape) -> list[Recipe]:
-    """Every value of every option alone; and flags together with each other and with every value of the others."""
+    """Every value of every option alone; and every flag with every value of every other option."""
     every = _optional(loss)
     made = []
     for option in loss.options:

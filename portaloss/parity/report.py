@@ -1,4 +1,4 @@
-"""What a person sees: a table in the terminal, a page with a heat map, and the failures."""
+"""How a parity report is shown: tables and failures in the terminal, and a page with a heat map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
-    """The lines of each backend on each device; absent ones have no device."""
+    """The lines of each backend on each device; the device of an absent backend is empty."""
     result: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         result.setdefault((line.backend, line.device), []).append(line)
@@ -25,13 +25,13 @@ def groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
 
 
 def worst(lines: Sequence[Line]) -> Line | None:
-    """The line to show for several: a failed one before a passed one, then the largest error."""
+    """The line to show for several: the worst of those whose backend is present."""
     present = [line for line in lines if line.status != "absent"]
     return max(present, key=lambda line: line.badness, default=None)
 
 
 def cell(lines: Sequence[Line]) -> str:
-    """The text of a cell: whether all passed, and the worst error in ulp."""
+    """The text of a cell: the worst error in ulp, and how many failed."""
     line = worst(lines)
     if line is None:
         return "absent" if lines else ""
@@ -41,7 +41,7 @@ def cell(lines: Sequence[Line]) -> str:
 
 
 def print_tables(lines: Sequence[Line], *, file: Any = None) -> None:
-    """For each backend and device, kinds x dtypes: the worst error in ulp over reductions and directions.
+    """Print a table for each backend and device: for each kind and dtype, the worst error in ulp.
 
     Raises:
         MissingExtraError: rich is not installed.
@@ -80,7 +80,7 @@ def _kinds(lines: Sequence[Line]) -> list[str]:
 
 
 def print_failures(lines: Sequence[Line], *, file: Any = None) -> None:
-    """One line a failed SKU, with what to type to see more."""
+    """Print each failed SKU with its failures, and the command that replays its worst case."""
     out = file or sys.stderr
     for line in lines:
         if line.status == "failed":
@@ -96,7 +96,7 @@ def replay(line: Line) -> str:
 
 
 def require_page() -> None:
-    """Raise MissingExtraError unless a page can be written: called before the matrix runs, too."""
+    """Raise MissingExtraError unless a page can be written; also called before the matrix runs."""
     try:
         import jinja2  # noqa: F401  # only whether it can be imported matters here
     except ImportError as error:
@@ -104,7 +104,7 @@ def require_page() -> None:
 
 
 def write_page(lines: Sequence[Line], path: Path, last_line: str) -> None:
-    """Write the report as one HTML file that needs nothing else.
+    """Write the report as one self-contained HTML file.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -152,7 +152,7 @@ def _ulp_text(value: float | None) -> str:
 
 
 def _step(line: Line) -> int:
-    """Which of the nine shades an error has: 0 is none, 8 is the bound."""
+    """Which of the nine shades an error has: 0 for no error, 8 for the bound."""
     if line.worst_ulp is None:
         return 8
     return min(8, round(8 * line.worst_ulp / line.bound_ulp))

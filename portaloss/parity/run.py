@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss import arrays, backends, machine
+from portaloss import arrays, backends
 from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
 from portaloss.kinds import Direction, LossKind, LossReduction
+from portaloss.machine import device, versions
 from portaloss.parity import eager, samples
 from portaloss.parity.compare import Comparison, bound, compare
 from portaloss.parity.lines import Line
@@ -259,8 +260,8 @@ class _Entry:
             direction=sku.direction.name.lower(),
             backend=backend,
             architecture="" if absent is not None else backends.load(backend).architecture(),
-            device=machine.device(backend),
-            versions=machine.versions(),
+            device=device(backend),
+            versions=versions(),
             cases=self._cases,
             bound_ulp=bound(sku.kind, sku.dtype),
             worst_ulp=self._worst[0] if math.isfinite(self._worst[0]) else None,
