@@ -77,7 +77,7 @@ def test_docstrings_are_complete(loss):
     for section in ("Formula", "Args:", "Returns:", "Raises:", "Source: ", ">>> "):
         assert section in documentation
     assert f"torch.nn.functional.{loss.function}" in documentation
-    assert "TypeError: an operand is no array" in documentation
+    assert "TypeError: an operand is not an array" in documentation
     described = documentation[documentation.index("Args:") : documentation.index("Returns:")]
     for name in inspect.signature(function).parameters:
         assert re.search(rf"^    {name}: \S", described, re.MULTILINE), name

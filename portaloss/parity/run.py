@@ -22,9 +22,10 @@ from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
 from portaloss.engine import Executable, select
 from portaloss.kinds import Direction, LossKind, LossReduction
-from portaloss.parity import eager, machine, samples
+from portaloss.machine import device, versions
+from portaloss.parity import eager, samples
 from portaloss.parity.compare import Comparison, bound, compare
-from portaloss.parity.rows import Row
+from portaloss.parity.lines import Line
 from portaloss.parity.samples import Case
 from portaloss.parity.truth import Expected, Truth
 
@@ -51,7 +52,7 @@ def count(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
 
 def run(
     names: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], *, tick: Tick = _no_tick
-) -> Iterator[Row]:
+) -> Iterator[Line]:
     """The rows of the matrix: one for each backend, kind, dtype, reduction and direction.
 
     Args:
@@ -65,7 +66,7 @@ def run(
             yield from run_kind(names, LOSSES[kind], dtype, tick)
 
 
-def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Row]:
+def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Line]:
     """The rows of one loss in one dtype. A case's truth, and PyTorch's answer, are computed once for all of them."""
     reasons = {name: _absence(name, dtype) for name in names}
     present = [name for name in names if reasons[name] is None]
@@ -249,11 +250,11 @@ class _Entry:
             if math.isfinite(pytorch.worst.ulp):
                 self._beside = max(self._beside, worst.ulp)
 
-    def row(self, backend: str, absent: str | None) -> Row:
+    def row(self, backend: str, absent: str | None) -> Line:
         """The row."""
         sku = self._sku
         numeric = [comparison for comparison in self._torch if math.isfinite(comparison.ulp)]
-        return Row(
+        return Line(
             sku=str(sku),
             kind=sku.kind.name.lower(),
             dtype=sku.dtype,
@@ -261,8 +262,8 @@ class _Entry:
             direction=sku.direction.name.lower(),
             backend=backend,
             architecture="" if absent is not None else backends.load(backend).architecture(),
-            device=machine.device(backend),
-            versions=machine.versions(),
+            device=device(backend),
+            versions=versions(),
             cases=self._cases,
             bound_ulp=bound(sku.kind, sku.dtype),
             worst_ulp=self._worst[0] if math.isfinite(self._worst[0]) else None,

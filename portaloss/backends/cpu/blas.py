@@ -1,10 +1,10 @@
-"""Matrix products in place, of parts of matrices.
+"""Matrix products of parts of matrices, which may be added to the output.
 
-``numpy.matmul`` cannot add to what is there, and SciPy's ``sgemm`` and ``dgemm`` copy a part of a matrix first. So the
-functions behind them are called as Numba and Cython call them: by the addresses that ``scipy.linalg.cython_blas``
-publishes. And all products are SciPy's: NumPy may have a BLAS of its own, and then threads of its own. They go on
-waiting for work, on all cores, for some time after a product; where the two take turns, one takes three times as long.
-For the same reason products of what lies in tensors are PyTorch's, like those of the model that the tensors come from.
+``numpy.matmul`` cannot add to its output, and SciPy's ``sgemm`` and ``dgemm`` first copy a part of a matrix. So the
+functions behind them are called directly, at the addresses that ``scipy.linalg.cython_blas`` publishes, as Numba and
+Cython do. All products of arrays use SciPy's BLAS: NumPy may have another one, with its own threads. The threads of a
+BLAS wait for more work on all cores for some time after a product; where two libraries take turns, a product takes
+three times as long. For the same reason products of tensors use PyTorch's BLAS, as the model around them does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _NAMES = {"float32": ("sgemm", ctypes.c_float), "float64": ("dgemm", ctypes.c_double)}
-_MAX_INT = 2**31 - 1  # of BLAS
+_MAX_INT = 2**31 - 1  # BLAS takes C ints
 
 
 def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: bool = False) -> None:
@@ -30,9 +30,9 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: boo
     Args:
         a: (m, k).
         b: (k, n).
-        out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with the others.
-        add: whether to add to what is there.
-        by_torch: whether PyTorch multiplies; the caller has asked ``is_exact_in_torch``, and all come from tensors.
+        out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with a or b.
+        add: whether to add to out.
+        by_torch: whether PyTorch multiplies. All arrays must be those of tensors, and ``is_exact_in_torch`` true.
     """
     if not out.size:
         return
@@ -59,7 +59,7 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: boo
         np.add(a @ b, out if add else 0, out=out)
         return
     function, number = found
-    # BLAS takes matrices for stored by columns. What it sees then are the transposes: outᵀ = bᵀ aᵀ
+    # BLAS expects matrices stored by columns, so it sees the transposes: outᵀ = bᵀ aᵀ
     (first, trans_first, length_first), (second, trans_second, length_second) = _as_seen(b), _as_seen(a)
     function(
         trans_first,
@@ -77,9 +77,9 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: boo
 
 
 def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
-    """Whether PyTorch multiplies numbers of that dtype as they are.
+    """Whether PyTorch multiplies numbers of this dtype without rounding them first.
 
-    A setting has it round those of float32 to fewer digits, on processors that are faster with these.
+    With some settings it rounds float32 to fewer digits, on processors that are then faster.
     """
     if dtype != np.float32:
         return True
@@ -92,7 +92,7 @@ def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
 
 
 def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
-    """The matrix, or a copy where its strides ask for one; whether BLAS is to transpose it; and its row's length."""
+    """The matrix, copied if BLAS cannot take its strides; BLAS's letter for transposed or not; and the row stride."""
     length = _row_length(matrix)
     if length is not None:
         return matrix, b"N", length
@@ -104,7 +104,7 @@ def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
 
 
 def _row_length(matrix: Array) -> int | None:
-    """How many elements a row is from the next, those of a row being neighbours; None where they are not."""
+    """The distance between rows in elements; None where the elements of a row are not adjacent."""
     columns: int
     rows, columns = matrix.shape
     if columns > 1 and matrix.strides[1] != matrix.itemsize:
@@ -122,9 +122,9 @@ def _int(value: int) -> Any:
 
 @cache
 def _gemm(dtype: str) -> tuple[Callable[..., None], Any] | None:
-    """The function for a dtype, and the C type of its numbers. It lets other threads run.
+    """The BLAS function for a dtype, and the C type of its numbers. It runs without Python's lock.
 
-    None where this SciPy's takes other integers than C's ``int``.
+    None where SciPy's BLAS takes integers other than C's ``int``.
     """
     from scipy.linalg import cython_blas  # type: ignore[import-untyped]  # scipy ships no types
 
@@ -138,7 +138,7 @@ def _gemm(dtype: str) -> tuple[Callable[..., None], Any] | None:
 
 
 def _api(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    """A function of Python's own C API."""
+    """A function of Python's C API."""
     function: Callable[..., Any] = ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
     return function
 
