@@ -95,7 +95,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, np, over, step
+from portaloss.reference.lazy import LazyProduct, LazySum, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 
 
 def bce_with_logits(
@@ -119,7 +120,7 @@ def bce_with_logits(
     positive, tail, log_tail = tails(input)
     gap, both = _gap_and_both(positive, target, pos_weight)
 
-    loss: Any = Sum((Scaled(input, gap), log_tail if pos_weight is None else both * log_tail))
+    loss: Any = LazySum((LazyProduct(input, gap), log_tail if pos_weight is None else both * log_tail))
     lost = input == -np.inf
     if lost.any():
         loss = np.where(lost, (1 - target) * input - both * input, loss)  # the infinite terms of PyTorch's sum
@@ -129,7 +130,7 @@ def bce_with_logits(
         derivatives["target"] = slope if weight is None else slope * weight
     if "input" in wants:
         tail = other_side(tail, positive)
-        slope = over(np.add, tail if pos_weight is None else both * tail, gap)
+        slope = in_place(np.add, tail if pos_weight is None else both * tail, gap)
         derivatives["input"] = slope if weight is None else slope * weight
 
     return (loss if weight is None else np.asarray(loss) * weight), derivatives
@@ -139,7 +140,7 @@ def tails(x: Array) -> tuple[Array, Array, Array]:
     """[x ≥ 0], e = exp(-|x|), and log(1 + e)."""
     tail = np.abs(x)
     tail *= -1  # in place, as below: a tile and its temporaries share the cache
-    tail = over(np.exp, tail)
+    tail = in_place(np.exp, tail)
     return step(x >= 0, x), tail, np.log1p(tail)
 
 

@@ -74,7 +74,8 @@ in x of the first is -(4, 3) / 25 + 0.96 (3, 4) / 25, at right angles to x.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
 #: ε: PyTorch declares it as a float32 constant.
@@ -112,13 +113,13 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
     return items.astype(dtype), derivatives
 
 
-def _across(other: Array, own: Array, along: Array, slope: Array) -> Array | Scaled:
+def _across(other: Array, own: Array, along: Array, slope: Array) -> Array | LazyProduct:
     """What is left of the other vector without its part along this one, times one number a row."""
     parts = (-along).astype(own.dtype)
     if np.isinf(parts).any():  # one is tiny, the other huge
         across: Array = (other - along * own) * slope
         return across.astype(own.dtype)
-    return Scaled(over(np.add, parts * own, other), slope)
+    return LazyProduct(in_place(np.add, parts * own, other), slope)
 
 
 def _lengths(x: Array, y: Array) -> tuple[Array, Array, Array]:

@@ -123,8 +123,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from portaloss.reference.lazy import LazyProduct
 from portaloss.reference.nll import divisor
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 #: Rows whose Σ is from LEAST to MOST, and e of the target OWN at least, need no maximum: exp(x) vanishes only where p
@@ -209,7 +210,7 @@ def _hard(
             slope.reshape(-1, order="A")[softmax.place] = -softmax.rest
             total = (softmax.rest + softmax.term).astype(np.float64).reshape(target.shape)
             factor = factor_sum if isinstance(factor_sum, float) else factor_sum.reshape(target.shape)
-            derivatives["input"] = Scaled(unrows(slope, input), factor, total)
+            derivatives["input"] = LazyProduct(unrows(slope, input), factor, total)
         else:
             derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
 

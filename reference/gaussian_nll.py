@@ -68,7 +68,8 @@ from __future__ import annotations
 
 import math
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, log, np, over
+from portaloss.reference.lazy import LazyProduct, LazySum, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, log, np
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -101,14 +102,14 @@ def gaussian_nll(
     if "input" in wants:
         derivatives["input"] = z
     if "target" in wants:
-        derivatives["target"] = Scaled(z, -1.0)
+        derivatives["target"] = LazyProduct(z, -1.0)
     if "var" in wants:
-        derivatives["var"] = Scaled(over(np.subtract, 1 / v, z * z), 0.5)
+        derivatives["var"] = LazyProduct(in_place(np.subtract, 1 / v, z * z), 0.5)
 
     log_v = log(v)
     if full:
         log_v += 2 * HALF_LOG_TAU
-    return Sum((Scaled(e, z, 2.0), Scaled(log_v, 0.5))), derivatives
+    return LazySum((LazyProduct(e, z, 2.0), LazyProduct(log_v, 0.5))), derivatives
 
 
 def magnitudes(

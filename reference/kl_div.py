@@ -87,7 +87,8 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, exp, log, np, over
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -102,9 +103,9 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     derivatives: Derivatives = {}
     if log_target:
         probability = exp(target)
-        loss = Scaled(target - input, probability)
+        loss = LazyProduct(target - input, probability)
         if "input" in wants:
-            derivatives["input"] = Scaled(probability, -1.0)
+            derivatives["input"] = LazyProduct(probability, -1.0)
         if "target" in wants:
             derivatives["target"] = loss + probability
         return loss, derivatives
@@ -112,7 +113,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     zero = target == 0
     log_t = log(target + zero if zero.any() else target)  # the sum with a mask takes as long as the logarithm
     if "input" in wants:
-        derivatives["input"] = Scaled(target, -1.0)
+        derivatives["input"] = LazyProduct(target, -1.0)
     if "target" in wants:
         slope = target / target  # 1, or nan at 0
         slope += log_t
@@ -120,7 +121,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
 
     if np.isinf(log_t).any():
         return log_t * target - target * input, derivatives  # nan where both are infinite
-    return Scaled(over(np.subtract, log_t, input), target), derivatives
+    return LazyProduct(in_place(np.subtract, log_t, input), target), derivatives
 
 
 def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tuple[Array, Derivatives]:

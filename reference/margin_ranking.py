@@ -61,7 +61,8 @@ falls short; a tie falls short by 1/2.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 
 
 def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -76,7 +77,7 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
     """
     derivatives: Derivatives = {}
     behind = input2 - input1
-    short = behind * target if "target" in wants else over(np.multiply, behind, target)
+    short = behind * target if "target" in wants else in_place(np.multiply, behind, target)
     short += margin
 
     if wants:
@@ -85,11 +86,11 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
             derivatives["target"] = behind * active
         active *= target
         if "input1" in wants:
-            derivatives["input1"] = Scaled(active, -1.0)
+            derivatives["input1"] = LazyProduct(active, -1.0)
         if "input2" in wants:
             derivatives["input2"] = active
 
-    return over(np.clip, short, 0, np.inf), derivatives
+    return in_place(np.clip, short, 0, np.inf), derivatives
 
 
 def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0.0) -> tuple[Array, Derivatives]:

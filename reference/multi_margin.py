@@ -66,7 +66,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 
@@ -103,7 +104,7 @@ def multi_margin(
         slope.reshape(-1, order="A")[place] = -sum_rows(slope)
         if weight is not None:
             share = share.reshape(target.shape)
-        derivatives["input"] = Scaled(unrows(slope, input), share)
+        derivatives["input"] = LazyProduct(unrows(slope, input), share)
 
     return loss.reshape(target.shape), derivatives
 

@@ -76,7 +76,8 @@ True
 from __future__ import annotations
 
 from portaloss.reference.bce_with_logits import other_side, tails
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
 
@@ -104,9 +105,11 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
 
     if "input" in wants:
         gap += other_side(tail, positive)
-        derivatives["input"] = Scaled(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
+        derivatives["input"] = LazyProduct(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
     if "target" in wants:
-        derivatives["target"] = Scaled(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
+        derivatives["target"] = (
+            LazyProduct(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
+        )
 
     return (items / classes).astype(input.dtype, copy=False), derivatives
 

@@ -62,7 +62,8 @@ The mean divides by the weights of classes 0 and 1.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, OneHot, Terms, Wants, np
+from portaloss.reference.lazy import OneHot
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
 
 def nll(

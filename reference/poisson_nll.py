@@ -101,7 +101,8 @@ from __future__ import annotations
 
 import math
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, exp, log, np, step
+from portaloss.reference.lazy import LazyProduct, LazySum
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np, step
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -137,7 +138,7 @@ def poisson_nll(
     if "target" in wants:
         derivatives["target"] = -log_rate
 
-    loss = Sum((rate, Scaled(target, log_rate, -1.0)))
+    loss = LazySum((rate, LazyProduct(target, log_rate, -1.0)))
     if full:
         large, count, log_count = _large(target)
         if "target" in wants:
@@ -150,7 +151,7 @@ def poisson_nll(
         log_count -= count
         log_count += HALF_LOG_TAU
         log_count *= large
-        loss = Sum((*loss.parts, log_count))
+        loss = LazySum((*loss.parts, log_count))
     return loss, derivatives
 
 

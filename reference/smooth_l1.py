@@ -65,7 +65,8 @@ from __future__ import annotations
 
 from portaloss.reference.huber import huber
 from portaloss.reference.l1 import l1
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
 
 def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = ()) -> Terms:
@@ -90,10 +91,10 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     if "input" in wants:
         derivatives["input"] = slope
     if "target" in wants:
-        derivatives["target"] = Scaled(slope, -1.0)
+        derivatives["target"] = LazyProduct(slope, -1.0)
 
     e -= 0.5 * c  # in place: a tile and its temporaries share the cache
-    return Scaled(e, slope), derivatives
+    return LazyProduct(e, slope), derivatives
 
 
 __all__ = ["smooth_l1"]

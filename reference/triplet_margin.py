@@ -91,7 +91,8 @@ from fractions import Fraction
 from math import isinf
 from typing import NamedTuple
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, sign, step
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, sign, step
 from portaloss.reference.rows import sum_products
 
 
@@ -136,7 +137,7 @@ def triplet_margin(
         if "anchor" in wants:
             derivatives["anchor"] = pull - push  # a new array: the others are wanted as well
         if "positive" in wants:
-            derivatives["positive"] = Scaled(pull, -1.0)
+            derivatives["positive"] = LazyProduct(pull, -1.0)
         if "negative" in wants:
             derivatives["negative"] = push
         if side is not None and ("positive" in wants or "negative" in wants):
@@ -151,7 +152,7 @@ def triplet_margin(
 
 def _difference(x: Array, y: Array, eps: float) -> Array:
     """x - y + ε."""
-    return over(np.add, x - y, eps)
+    return in_place(np.add, x - y, eps)
 
 
 class _Norm(NamedTuple):
@@ -168,7 +169,7 @@ class _Norm(NamedTuple):
             divisor = self.divisor / upstream
         if self.direction.shape[1] < features:
             divisor = divisor * features
-        return over(np.divide, self.direction, divisor.astype(self.direction.dtype))
+        return in_place(np.divide, self.direction, divisor.astype(self.direction.dtype))
 
 
 def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
