@@ -80,6 +80,8 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct, LazySum, in_place
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 
@@ -87,6 +89,13 @@ from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
 LOG_FLOOR = -100.0
 #: The least that x (1 - x) may be in ∂ℓ/∂x: 1e-12 as a float32.
 EPSILON = 9.999999960041972e-13
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """-t log x - (1 - t) log(1 - x), with logarithms of at least -100."""
+    log_yes = xp.clip(xp.log(input), -100, None)
+    log_no = xp.clip(xp.log(1 - input), -100, None)
+    return -weight * (target * log_yes + (1 - target) * log_no)
 
 
 def bce(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -134,4 +143,4 @@ def _log_odds_against(x: Array, smaller: Array, upper: Array) -> Array:
     return slope
 
 
-__all__ = ["EPSILON", "LOG_FLOOR", "bce"]
+__all__ = ["EPSILON", "LOG_FLOOR", "bce", "definition"]

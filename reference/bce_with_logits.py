@@ -99,6 +99,12 @@ from portaloss.reference.lazy import LazyProduct, LazySum, in_place
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 
 
+def definition(input: Any, target: Any, weight: Any = 1, pos_weight: Any = 1, *, xp: Any = np) -> Any:
+    """-p t log σ(x) - (1 - t) log σ(-x)."""
+    yes, no = 1 / (1 + xp.exp(-input)), 1 / (1 + xp.exp(input))
+    return -weight * (pos_weight * target * xp.log(yes) + (1 - target) * xp.log(no))
+
+
 def bce_with_logits(
     input: Array,
     target: Array,
@@ -183,4 +189,4 @@ def _turn(positive: Array, pos_weight: Array) -> Array:
     return turn + positive
 
 
-__all__ = ["bce_with_logits", "magnitudes", "other_side", "tails"]
+__all__ = ["bce_with_logits", "definition", "magnitudes", "other_side", "tails"]

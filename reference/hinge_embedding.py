@@ -57,8 +57,17 @@ m = 1. By hand: 0.25; 1 - 0.25; at the margin 0, still with the slope of -1; bey
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct, LazySum, in_place
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def definition(input: Any, target: Any, *, margin: float = 1.0, xp: Any = np) -> Any:
+    """x for those who match, and max(0, m - x) for those who do not; the sum of both where t is neither 1 nor -1."""
+    near = xp.where(target != -1, input, 0)
+    far = xp.where(target != 1, xp.clip(margin - input, 0, None), 0)
+    return near + far
 
 
 def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: Wants = ()) -> Terms:
@@ -86,4 +95,4 @@ def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: 
     return LazySum((LazyProduct(near, input), LazyProduct(far, room))), derivatives
 
 
-__all__ = ["hinge_embedding"]
+__all__ = ["definition", "hinge_embedding"]

@@ -61,8 +61,16 @@ Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of M
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, delta: float = 1.0, xp: Any = np) -> Any:
+    """A parabola up to δ, and its tangent beyond."""
+    e = xp.abs(input - target)
+    return weight * xp.where(e <= delta, e**2 / 2, delta * (e - delta / 2))
 
 
 def huber(input: Array, target: Array, weight: Array | None = None, *, delta: float = 1.0, wants: Wants = ()) -> Terms:

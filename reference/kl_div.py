@@ -87,8 +87,18 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct, in_place
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np
+
+
+def definition(input: Any, target: Any, *, log_target: bool = False, xp: Any = np) -> Any:
+    """t (log t - x), and 0 where t is 0; or with t in logarithms."""
+    if log_target:
+        return xp.exp(target) * (target - input)
+    log_t = xp.log(xp.where(target == 0, 1, target))
+    return target * (log_t - input)
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -135,4 +145,4 @@ def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tupl
     return t * size + t * x, {"input": t, "target": size + 1 + x}
 
 
-__all__ = ["kl_div", "magnitudes"]
+__all__ = ["definition", "kl_div", "magnitudes"]

@@ -49,8 +49,15 @@ By hand: e = 2, -1.5 and 0, a tie.
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, sign
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """w |x - t|."""
+    return weight * xp.abs(input - target)
 
 
 def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -82,4 +89,4 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
     return (loss if weight is None else LazyProduct(loss, weight)), derivatives
 
 
-__all__ = ["l1"]
+__all__ = ["definition", "l1"]

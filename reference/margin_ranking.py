@@ -61,8 +61,15 @@ falls short; a tie falls short by 1/2.
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct, in_place
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def definition(input1: Any, input2: Any, target: Any, *, margin: float = 0.0, xp: Any = np) -> Any:
+    """max(0, m - t (x₁ - x₂))."""
+    return xp.clip(margin - target * (input1 - input2), 0, None)
 
 
 def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -99,4 +106,4 @@ def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0
     return abs(margin) + t * e, {"input1": t, "input2": t, "target": e}
 
 
-__all__ = ["magnitudes", "margin_ranking"]
+__all__ = ["definition", "magnitudes", "margin_ranking"]

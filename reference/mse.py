@@ -58,8 +58,15 @@ By hand: e = 2 and -1.5, so e² = 4 and 2.25; with the weights 4 and 9. The deri
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.lazy import LazyProduct
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """w (x - t)²."""
+    return weight * (input - target) ** 2
 
 
 def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -84,4 +91,4 @@ def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Want
     return LazyProduct(half_slope, e), derivatives
 
 
-__all__ = ["mse"]
+__all__ = ["definition", "mse"]
