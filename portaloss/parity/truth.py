@@ -25,7 +25,7 @@ from portaloss.kinds import LossReduction
 from portaloss.parity import draws
 from portaloss.parity.samples import Case
 from portaloss.plan import differentiable
-from portaloss.reference.notation import OneHot
+from portaloss.reference.lazy import OneHot
 
 Array = npt.NDArray[Any]
 

@@ -23,7 +23,7 @@ from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
 from portaloss.reference.fused_linear_cross_entropy import soft_cap
-from portaloss.reference.notation import Scaled
+from portaloss.reference.lazy import LazyProduct
 
 Array = npt.NDArray[Any]
 
@@ -284,7 +284,7 @@ class _Call:
         bias_sum: Array | float = 0.0
         if self._products:
             derivative = derivatives["input"]
-            if isinstance(derivative, Scaled):
+            if isinstance(derivative, LazyProduct):
                 derivative.times(u, out=logits)
             else:
                 np.multiply(derivative, u, out=logits)
