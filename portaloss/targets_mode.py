@@ -1,4 +1,4 @@
-"""What a class index out of range does: an IndexError, or nan for its row. One setting, of one meaning on all backends.
+"""What a class index out of range does on a GPU: nan for its row, or an IndexError. On the CPU it always raises.
 
 Nothing is ever read or written out of range, in either mode.
 """
@@ -31,30 +31,28 @@ class _Setting:
 
 
 def check_targets(mode: Mode | None) -> _Setting:
-    """Say what a class index out of range does, on every backend: for class targets, sets of classes, CTC's labels.
+    """Say what a class index out of range does on a GPU: for class targets, sets of classes and CTC's labels.
 
-    ``"raise"``: IndexError, as on the CPU by default. On a GPU the targets are brought to the host first, which waits
-    for the GPU and cannot be captured in a CUDA graph.
+    ``"nan"``: no error, the default. The row's item is nan, and so is any mean or sum that it is part of; the row's
+    gradient is zero, and other rows' gradients are not affected. The row counts in a mean's divisor; where there are
+    class weights it adds nothing, since a class that doesn't exist has no weight. In a set of classes only what comes
+    before the first -1 is looked at, and that first negative entry itself, which must be -1.
 
-    ``"nan"``: no error, as on a GPU by default. The row's item is nan, and so is any mean or sum that it is part of;
-    the row's gradient is zero, and other rows' gradients are not affected. The row counts in a mean's divisor; where
-    there are class weights it adds nothing, since a class that doesn't exist has no weight. In a set of classes only
-    what comes before the first -1 is looked at, and that first negative entry itself, which must be -1.
+    ``"raise"``: IndexError. The targets are brought to the host first, which waits for the GPU and cannot be captured
+    in a CUDA graph. Inside a transform of ``torch.func`` the row is nan all the same.
+
+    On the CPU, where a look at the targets costs little, an index out of range always raises IndexError.
 
     The setting holds for the whole process, from here on, or as a context manager for the block.
 
     Args:
-        mode: ``"raise"``, ``"nan"``, or None for each backend's default.
+        mode: ``"raise"``, ``"nan"``, or None for the default.
 
     Raises:
         ValueError: any other mode.
 
-    >>> import numpy as np
-    >>> from portaloss.functional import nll_loss
-    >>> log_p, target = np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.array([1, 5])
-    >>> with check_targets("nan"):
-    ...     nll_loss(log_p, target, reduction="none").tolist()
-    [2.0, nan]
+    >>> with check_targets("raise"):
+    ...     pass  # calls on a GPU raise IndexError here
     """
     global _mode
     if mode not in _MODES:

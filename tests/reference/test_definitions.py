@@ -81,7 +81,13 @@ def small_cases(loss):
         shape = tuple(map(min, recipe.shape, most))
         small = replace(recipe, shape=shape, integers="int64")
         about = replace(small, name="", tentative=False)
-        if 0 not in shape and recipe.values in ORDINARY and recipe.layout == "contiguous" and not recipe.shapes and about not in seen:
+        if (
+            0 not in shape
+            and recipe.values in ORDINARY
+            and recipe.layout == "contiguous"
+            and not recipe.shapes
+            and about not in seen
+        ):
             seen.add(about)
             yield samples._make(loss, "float64", small, samples.seed_of(loss, recipe.name))
 
