@@ -1,4 +1,4 @@
-"""check_targets in the Triton backend: nan by default, of kernels and of compositions; the CPU's IndexError if asked."""
+"""check_targets in the Triton backend: nan by default, in kernels and compositions; the CPU's IndexError if asked."""
 
 from __future__ import annotations
 
