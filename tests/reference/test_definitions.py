@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from portaloss.arrange import arrange
+from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, Domain, Family
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.parity import eager, samples
-from portaloss.parity.truth import Truth
+from portaloss.parity.truth import Truth, arranged
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -59,11 +59,12 @@ class Definition:
 
     def __init__(self, loss, case):
         options = {option.name: option.default for option in loss.options} | case.options
-        self.arranged = arrange(loss, options, case.operands)
+        self.layout = loss.arrangement.shapes(options, specs(case.operands))
         self.function = importlib.import_module(f"portaloss.reference.{loss.name}").definition
-        self.options = {option.name: options[option.name] for option in loss.options if option.changes_items}
+        self.options = loss.item_options(options)
         taken = inspect.signature(self.function).parameters  # a mean's normalizer is no operand of the items
-        self.operands = {name: array for name, array in self.arranged.operands.items() if name in taken}
+        given = arranged(loss, self.layout, case.operands)
+        self.operands = {name: array for name, array in given.items() if name in taken}
 
     def __call__(self, operands, xp, options=None):
         return self.function(**operands, **(self.options if options is None else options), xp=xp)
@@ -154,16 +155,16 @@ def test_the_fast_code_in_float64_is_its_definition(kind):
     with mpmath.workdps(DIGITS):
         for case in small_cases(loss):
             define, truth = Definition(loss, case), Truth(loss, case)
-            arranged, operands = define.arranged, {n: exact(a) for n, a in define.operands.items()}
+            layout, operands = define.layout, {n: exact(a) for n, a in define.operands.items()}
             want = define.in_mpmath(operands)
             items = truth.loss(LossReduction.NONE)
-            got, size = (arranged.items_view(array).reshape(want.shape) for array in (items.value, items.magnitude))
+            got, size = (layout.items_view(array).reshape(want.shape) for array in (items.value, items.magnitude))
             print(case.name, worst(got, want, size))
             assert worst(got, want, size) <= bound, (case.name, "items")
             upstream = case.upstream(items.value.shape, np.dtype(np.float64))
-            u = arranged.items_view(upstream).reshape(want.shape)
+            u = layout.items_view(upstream).reshape(want.shape)
             for name, gradient in truth.gradients(LossReduction.NONE, upstream).items():
-                got, size = (arranged.view(name, array) for array in (gradient.value, gradient.magnitude))
+                got, size = (layout.view(name, array) for array in (gradient.value, gradient.magnitude))
                 want, smooth = numerical_gradient(loss, define, operands, name, u)
                 print(case.name, name, worst(got, want, size, smooth))
                 assert worst(got, want, size, smooth) <= bound, (case.name, name)
@@ -182,11 +183,11 @@ def test_the_definition_of_torch_tensors_is_pytorch_s_loss(kind):
     wants = truth.wants
     tensors = {n: torch.tensor(a, requires_grad=n in wants) for n, a in define.operands.items()}
     items = define(tensors, torch)
-    theirs = define.arranged.items_view(pytorch.losses[LossReduction.NONE]).reshape(items.shape)
+    theirs = define.layout.items_view(pytorch.losses[LossReduction.NONE]).reshape(items.shape)
     np.testing.assert_allclose(items.detach().numpy(), theirs, rtol=1e-13, atol=1e-13)
-    u = torch.tensor(define.arranged.items_view(upstream).reshape(items.shape))
+    u = torch.tensor(define.layout.items_view(upstream).reshape(items.shape))
     gradients = torch.autograd.grad(items, [tensors[n] for n in wants], u)
     for name, gradient in zip(wants, gradients, strict=True):
         ours = through_softmax(loss, gradient.numpy(), np.exp(define.operands[name]))
-        theirs = define.arranged.view(name, pytorch.gradients[LossReduction.NONE][name])
+        theirs = define.layout.view(name, pytorch.gradients[LossReduction.NONE][name])
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12, err_msg=name)
