@@ -16,7 +16,7 @@ from torch import Tensor
 from portaloss.checks import dtype_name
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import make_plan
-from portaloss.reference.cross_entropy import LEAST, MOST, OWN
+from portaloss.reference.softmax import LEAST, MOST, OWN
 from portaloss.torch_ops import composites
 
 _functions: Any = torch._C._VariableFunctions
