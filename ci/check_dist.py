@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def sources() -> dict[str, str]:
-    """File in the wheel -> file in the tree (and in the sdist), for everything that a user needs."""
+    """File in the wheel -> file in the tree and in the sdist, for all files that a user needs."""
     found = {}
     for folder, package in (("portaloss", "portaloss"), ("reference", "portaloss/reference")):
         for path in (ROOT / folder).rglob("*"):
@@ -22,7 +22,7 @@ def sources() -> dict[str, str]:
 
 
 def main(wheel: str, sdist: str) -> int:
-    """Print what is missing or superfluous; returns how many files that is."""
+    """Print the files that are missing or superfluous; returns their number."""
     wanted = sources()
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}

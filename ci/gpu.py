@@ -1,12 +1,12 @@
-"""All that needs a GPU, in one command: parity of the ``triton`` backend, a memory checker, the benchmark.
+"""All checks that need a GPU, in one command: parity of the ``triton`` backend, a memory checker, the benchmark.
 
     python3 ci/gpu.py --out DIR [--kind K ...] [--rounds N] [--rows N] [--skip-parity] [--skip-sanitizer]
 
-Needs a python with a CUDA or ROCm build of torch, triton, numpy, scipy and ml_dtypes; with rich, all show progress and
-tables. portaloss need not be installed, it is this checkout that runs. Writes DIR/parity.json, DIR/sanitizer.json and
-DIR/bench.json. Exit code 0 says that parity passed, that NVIDIA's compute-sanitizer, where it is on the PATH, found no
-access out of bounds in a case of each kind, and that ``portaloss bench``, on operands larger than any L2 cache, found
-every result of portaloss right; anything else is 1.
+Needs a python with a CUDA or ROCm build of torch, triton, numpy, scipy and ml_dtypes; rich adds progress bars and
+tables. portaloss need not be installed: this checkout runs. Writes DIR/parity.json, DIR/sanitizer.json and
+DIR/bench.json. The exit code is 0 if parity passed, if NVIDIA's compute-sanitizer, where it is on the PATH, found no
+access out of bounds in one case of each kind, and if ``portaloss bench``, on operands larger than any L2 cache, found
+every result of portaloss right; otherwise it is 1.
 
 Not proven: written where there was no GPU.
 """
@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parity, then benchmarks; returns the exit code."""
+    """Run parity, the sanitizer and the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the JSON goes")
     parser.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="turns a median is taken of")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds to take the median of")
     parser.add_argument("--rows", type=int, metavar="N", help="at most N rows, for a GPU with little memory")
     parser.add_argument("--skip-parity", action="store_true")
     parser.add_argument("--skip-sanitizer", action="store_true")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def no_gpu() -> str | None:
-    """Why nothing can run here; None where it can."""
+    """Why the checks cannot run here; None where they can."""
     try:
         import torch
     except ImportError as error:
@@ -69,7 +69,7 @@ def no_gpu() -> str | None:
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA or HIP device"
     try:
-        import triton  # noqa: F401  # that it can be imported is all there is to know
+        import triton  # noqa: F401  # only whether it can be imported matters here
     except ImportError as error:
         return f"no triton ({error})"
     return None
@@ -77,7 +77,7 @@ def no_gpu() -> str | None:
 
 @contextmanager
 def package() -> Iterator[Path]:
-    """A folder to import this checkout's portaloss from, as it installs: reference/ is portaloss.reference."""
+    """A folder with this checkout's portaloss as it is installed: reference/ is portaloss.reference."""
     with tempfile.TemporaryDirectory(prefix="portaloss-") as name:
         folder = Path(name)
         shutil.copytree(ROOT / "portaloss", folder / "portaloss")
@@ -86,7 +86,7 @@ def package() -> Iterator[Path]:
 
 
 def parity(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
-    """Whether every SKU of the triton backend passed; the report says more."""
+    """Whether every SKU of the triton backend passed; details are in the report."""
     say("parity: 480 SKUs where all kinds run")
     command = [sys.executable, "-m", "portaloss", "parity", "--backend", "triton", "--require", "triton"]
     command += ["--json", str(report.resolve())]
@@ -96,15 +96,15 @@ def parity(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This process's, with the package of the folder."""
+    """This process's environment, with the folder on the import path."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path}
 
 
 def sanitizer(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
-    """Whether compute-sanitizer's memcheck is content with a forward and backward pass of each kind.
+    """Whether compute-sanitizer's memcheck finds no error in a forward and backward pass of each kind.
 
-    It makes a kernel a hundred times slower, so it is one case a kind: the first one of parity's, with its upstream.
+    It makes kernels a hundred times slower, so only the first parity case of each kind is run.
     """
     tool = shutil.which("compute-sanitizer")
     if tool is None:
@@ -113,23 +113,23 @@ def sanitizer(folder: Path, report: Path, kinds: Sequence[str]) -> bool:
     from portaloss.kinds import LossKind
     from portaloss.parity import samples
 
-    rows = []
+    lines = []
     for kind in kinds:
         name = samples.names(LossKind[kind.upper()])[0]
         replay = f"{kind}-float32-mean-backward:{name}"
         command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-m", "portaloss", "parity"]
         command += ["--backend", "triton", "--replay", replay]
-        # PyTorch's allocator hands out pieces of large blocks, in which an access out of bounds would not be seen
+        # PyTorch's allocator splits large blocks, which would hide accesses out of bounds
         env = {**environment(folder), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        rows.append({"kind": kind, "replay": replay, "passed": done.returncode == 0, "said": done.stdout[-2000:]})
+        lines.append({"kind": kind, "replay": replay, "passed": done.returncode == 0, "said": done.stdout[-2000:]})
         say(f"compute-sanitizer, {replay}: {'clean' if done.returncode == 0 else 'FAILED'}")
-        report.write_text(json.dumps(rows, indent=1) + "\n")
-    return all(row["passed"] for row in rows)
+        report.write_text(json.dumps(lines, indent=1) + "\n")
+    return all(line["passed"] for line in lines)
 
 
 def bench(folder: Path, report: Path, kinds: Sequence[str], rounds: int, rows: int | None) -> bool:
-    """Whether every result was right; the report says how fast, beside PyTorch, torch.compile and liger-kernel."""
+    """Whether every result was right; the times, with those of PyTorch and others, are in the report."""
     say("bench: bfloat16, operands larger than any cache")
     command = [sys.executable, "-m", "portaloss", "bench", "--device", "cuda", "--size", "huge", "--dtype", "bfloat16"]
     command += ["--rounds", str(rounds), "--json", str(report.resolve())]
@@ -140,7 +140,7 @@ def bench(folder: Path, report: Path, kinds: Sequence[str], rounds: int, rows: i
 
 
 def say(line: str) -> None:
-    """Progress goes to stderr."""
+    """Print progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What an installed portaloss must do with NumPy and SciPy alone: run by ``nox -s build`` far from the source tree."""
+"""Checks an installed portaloss with only NumPy and SciPy: ``nox -s build`` runs it outside of the source tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import portaloss
 from portaloss.functional import cross_entropy, ctc_loss, huber_loss, linear_cross_entropy
 
 for name in ("torch", "triton", "ml_dtypes"):
-    assert importlib.util.find_spec(name) is None, f"{name} is here: this environment is not the bare one"
+    assert importlib.util.find_spec(name) is None, f"{name} is installed, but this test needs an environment without it"
 
 # By hand: equal logits give log 2, and the gradient is softmax - onehot.
 value, gradient = portaloss.value_and_grad(cross_entropy)(np.zeros((1, 2)), np.array([0]))

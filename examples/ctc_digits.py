@@ -2,11 +2,11 @@
 
     python examples/ctc_digits.py [--array torch] [--out DIR]
 
-A strip is three to six digits of scikit-learn's bundled set, side by side with gaps of 0 to 3 pixels. All the model is
-told is the strip and its digits in order; ``ctc_loss`` sums over every way to align the two. The model looks through a
-window of 8 columns, every second column: window -> tanh layer -> log-probabilities of blank and ten digits.
-``value_and_grad`` gives the gradient of the loss by the log-probabilities; the layers below are a few lines of chain
-rule. Strips for the error rate are drawn from images that training never sees.
+A strip is three to six digits of scikit-learn's bundled set, side by side with gaps of 0 to 3 pixels. The model is
+given only the strip and its digits in order; ``ctc_loss`` sums over every way to align the two. The model sees windows
+of 8 columns, one at every second column: window -> tanh layer -> log-probabilities of blank and ten digits.
+``value_and_grad`` gives the gradient with respect to the log-probabilities; the chain rule through the layers takes a
+few lines. Strips for the error rate are drawn from images that are not used in training.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
 
 
 def strips(rng: np.random.Generator, images: Any, labels: Any, count: int) -> tuple[Any, Any, Any, Any]:
-    """Draw strips (count, 8, COLUMNS), their padded labels, and how many frames and labels of each count."""
+    """Draw strips (count, 8, COLUMNS), their padded labels, and the number of frames and of labels of each."""
     pictures = np.zeros((count, 8, COLUMNS), np.float32)
     targets = np.zeros((count, LONGEST), np.int64)
     lengths = rng.integers(3, LONGEST + 1, count)
@@ -102,7 +102,7 @@ def strips(rng: np.random.Generator, images: Any, labels: Any, count: int) -> tu
 
 
 def windows(pictures: Any) -> Any:
-    """What the model sees: (frames, count, 8 * WINDOW), time first as CTC takes it."""
+    """The model's inputs: (frames, count, 8 * WINDOW), time first as in CTC."""
     seen = np.lib.stride_tricks.sliding_window_view(pictures, WINDOW, axis=2)[:, :, ::STRIDE]
     return np.ascontiguousarray(seen.transpose(2, 0, 1, 3)).reshape(seen.shape[2], len(pictures), -1)
 
@@ -123,7 +123,7 @@ class Model:
         self.steps = 0
 
     def log_probs(self, seen: Any) -> Any:
-        """Log-probabilities (frames, count, LABELS) of what is seen; kept for ``learn``."""
+        """Log-probabilities (frames, count, LABELS) of the inputs; kept for ``learn``."""
         weight, bias, weight_out, bias_out = self.parameters
         hidden = self.xp.tanh(seen @ weight + bias)
         logits = hidden @ weight_out + bias_out
@@ -133,9 +133,9 @@ class Model:
         return log_probs
 
     def learn(self, gradient: Any) -> None:
-        """One step of Adam, given the gradient of the loss by the last log-probabilities."""
+        """One step of Adam, given the gradient of the loss with respect to the last log-probabilities."""
         weight_out = self.parameters[2]
-        # log-softmax: each log-probability loses log(sum), whose derivative is softmax
+        # log-softmax subtracts log(sum) from each logit, and the derivative of log(sum) is softmax
         d_logits = gradient - self.xp.exp(self.last) * gradient.sum(-1)[..., None]
         d_hidden = (d_logits @ weight_out.T) * (1 - self.hidden * self.hidden)  # tanh' = 1 - tanh²
         seen, hidden, d_logits, d_hidden = (
@@ -153,7 +153,7 @@ class Model:
 
 
 def decode(log_probs: Any, frames: Any) -> list[list[int]]:
-    """The likeliest label of each frame, repeats merged, blanks dropped."""
+    """The most probable label of each frame, with repeats merged and blanks removed."""
     best = np.asarray(log_probs.argmax(-1))
     read = []
     for i, length in enumerate(frames):

@@ -3,8 +3,8 @@
     python examples/digits.py [--array torch] [--out DIR]
 
 scikit-learn's bundled digits are 1797 images of 8 x 8 pixels. The model is one matrix and one bias, trained by gradient
-descent with momentum. ``value_and_grad`` gives the loss and its gradient by the logits; from there the chain rule is
-two lines. With ``--array torch`` the arrays are tensors and nothing else changes, not even the gradients: no autograd.
+descent with momentum. ``value_and_grad`` gives the loss and its gradient with respect to the logits; the rest of the
+chain rule is two lines. With ``--array torch`` the arrays are tensors, and nothing else changes: autograd is not used.
 """
 
 from __future__ import annotations

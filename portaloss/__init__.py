@@ -28,9 +28,10 @@ if (
 from portaloss.backends.cpu.blocks import empty_cache, set_cache_limit
 from portaloss.backends.cpu.threads import get_num_threads, set_num_threads
 from portaloss.catalogue import LOSSES, SKU, skus
+from portaloss.engine import select
 from portaloss.gradients import value_and_grad
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
-from portaloss.plan import Plan, Precision, select
+from portaloss.plan import Plan, Precision
 from portaloss.targets_mode import check_targets
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""``python -m portaloss``: what is here, does it compute (``parity``), compile (``targets``), how fast (``bench``)."""
+"""``python -m portaloss``: versions (``info``), accuracy (``parity``), compilation (``targets``), speed (``bench``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from portaloss import usage
+from portaloss import console, usage
 from portaloss.bench import command as bench
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.usage import FAILED, INTERRUPTED, PASSED, USAGE, UsageError
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has seen enough
+        sys.stderr.close()  # the reader of the output has gone; Python would complain at exit
         return FAILED
     return code
 
@@ -58,20 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--html", type=Path, metavar="F", help="write the merged report as a page")
     merge.set_defaults(command=_merge)
 
-    targets = commands.add_parser("targets", help="compile every Triton kernel for every GPU, with none at hand")
+    targets = commands.add_parser("targets", help="compile every Triton kernel for every GPU; needs no GPU")
     targets.set_defaults(command=_targets)
     targets.add_argument("--chip", action="append", metavar="C", help="only this chip, such as gfx942; repeatable")
     targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     targets.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
-    targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a row a launch")
+    targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a line for each launch")
 
     bench.add(commands)
     return parser
 
 
 def _info(args: argparse.Namespace) -> int:
-    from portaloss import backends, get_num_threads
-    from portaloss.parity import machine
+    from portaloss import backends, get_num_threads, machine
 
     absent = {name: backends.available(name) for name in backends.names()}
     if args.json:
@@ -97,7 +96,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _parity(args: argparse.Namespace) -> int:
-    from portaloss.parity import lanes, report, rows, run
+    from portaloss.parity import lanes, lines, run
 
     names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
     kinds = usage.kinds(args.kind)
@@ -106,47 +105,46 @@ def _parity(args: argparse.Namespace) -> int:
         return _list(kinds, dtypes)
     if args.replay:
         return _replay(args.replay, names[0])
-    _check_targets(args)
+    _check_files(args)
 
     names = [*names, *(name for name in required if name not in names)]
     here = [name for name in names if not lanes.apart(name)]
     others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
-    made: list[rows.Row] = []
+    made: list[lines.Line] = []
     if here:
-        with report.progress(run.count(kinds, dtypes), "parity") as tick:
+        with console.progress(run.count(kinds, dtypes), "parity") as tick:
             made += run.run(here, kinds, dtypes, tick=tick)
     for lane in others:
-        with report.progress(len(lane), f"parity, {lane.name}") as tick:
-            made += lane.rows(tick)
+        with console.progress(len(lane), f"parity, {lane.name}") as tick:
+            made += lane.lines(tick)
     code = _show(args, made)
-    missing = [name for name in required if any(row.backend == name and row.status == "absent" for row in made)]
+    missing = [name for name in required if any(line.backend == name and line.status == "absent" for line in made)]
     for name in missing:
-        reason = next(row.reason for row in made if row.backend == name and row.status == "absent")
+        reason = next(line.reason for line in made if line.backend == name and line.status == "absent")
         print(f"portaloss: backend {name} is required but absent: {reason}", file=sys.stderr)
-    print(rows.summary(made))
+    print(lines.summary(made))
     return FAILED if missing else code
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from portaloss.parity import rows
+    from portaloss.parity import lines
     from portaloss.reports import ReportError
 
-    _check_targets(args)
+    _check_files(args)
     try:
-        reports = [rows.read(path) for path in args.reports]
+        reports = [lines.read(path) for path in args.reports]
     except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
-    merged, notes = rows.merge(reports)
+    merged, notes = lines.merge(reports)
     for note in notes:
         print(f"portaloss: {note}", file=sys.stderr)
     code = _show(args, merged)
-    print(rows.summary(merged))
+    print(lines.summary(merged))
     return code
 
 
 def _targets(args: argparse.Namespace) -> int:
-    from portaloss.parity import machine
-    from portaloss.parity.report import MissingExtraError, progress
+    from portaloss import machine
     from portaloss.targets import report, run
     from portaloss.targets.chips import CHIPS
 
@@ -159,40 +157,28 @@ def _targets(args: argparse.Namespace) -> int:
     usage.check_folder(args.json)
     chips = [name for name in CHIPS if args.chip is None or name in args.chip]
     dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
-    made = run.run(chips, usage.kinds(args.kind), dtypes, progress)
-    try:
-        report.print_table(made)
-    except MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
+    made = run.run(chips, usage.kinds(args.kind), dtypes)
+    console.show(lambda: report.print_table(made))
     report.print_problems(made)
     if args.json:
-        try:
+        with usage.writing():
             report.write(made, machine.versions(), args.json)
-        except OSError as error:
-            raise UsageError(f"cannot write the report: {error}") from error
     print(report.summary(made))
-    return FAILED if any(row.problem for row in made) else PASSED
+    return FAILED if any(line.problem for line in made) else PASSED
 
 
 def _show(args: argparse.Namespace, made: list[Any]) -> int:
     """Print tables and failures, and write the files that were asked for."""
-    from portaloss.parity import report, rows
+    from portaloss.parity import lines, report
 
-    try:
-        report.print_tables(made)
-    except report.MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
+    console.show(lambda: report.print_tables(made))
     report.print_failures(made)
-    try:
+    with usage.writing():
         if args.json:
-            rows.write(made, args.json)
+            lines.write(made, args.json)
         if args.html:
-            report.write_page(made, args.html, rows.summary(made))
-    except OSError as error:
-        raise UsageError(f"cannot write the report: {error}") from error
-    return FAILED if any(row.status == "failed" for row in made) else PASSED
+            report.write_page(made, args.html, lines.summary(made))
+    return FAILED if any(line.status == "failed" for line in made) else PASSED
 
 
 def _list(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
@@ -226,12 +212,12 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
     for name in given or ():
         if name not in known:
             raise UsageError(f"{flag} {name}: there is no such backend; there are: {', '.join(known)}")
-    # the interpreter is for people who work on kernels: it takes many minutes, and says nothing of this machine
+    # the interpreter is for work on kernels: it takes many minutes, and tests nothing of this machine
     return list(dict.fromkeys(given)) if given else [name for name in known if name != "triton-interpret"]
 
 
-def _check_targets(args: argparse.Namespace) -> None:
-    """Find out that a report can't be written before the matrix runs, not after."""
+def _check_files(args: argparse.Namespace) -> None:
+    """Find out before the matrix runs whether its reports can be written."""
     from portaloss.parity import report
 
     for path in (args.json, args.html):
@@ -239,5 +225,5 @@ def _check_targets(args: argparse.Namespace) -> None:
     if args.html is not None:
         try:
             report.require_page()
-        except report.MissingExtraError as error:
+        except console.MissingExtraError as error:
             raise UsageError(str(error)) from error

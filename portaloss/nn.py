@@ -1,4 +1,4 @@
-"""The losses as modules, with torch.nn's names. Each is torch.nn's own class but for what ``forward`` calls.
+"""The losses as modules, with torch.nn's names. Each is a subclass of torch.nn's class with another ``forward``.
 
 State, buffers, repr and pickling are PyTorch's: state_dicts load in both directions.
 """
@@ -110,7 +110,7 @@ class MarginRankingLoss(torch.nn.MarginRankingLoss):
     """``torch.nn.MarginRankingLoss``, computed by ``portaloss.functional.margin_ranking_loss``."""
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
-        """The loss of two scores and of targets that are 1 or -1, with as many axes each."""
+        """The loss of two scores and of targets that are 1 or -1, all with the same number of axes."""
         return functional.margin_ranking_loss(input1, input2, target, margin=self.margin, reduction=self.reduction)
 
 
@@ -153,7 +153,7 @@ class MultiLabelMarginLoss(torch.nn.MultiLabelMarginLoss):
     """``torch.nn.MultiLabelMarginLoss``, computed by ``portaloss.functional.multilabel_margin_loss``."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of scores and of sets of classes, which -1 ends, both (C) or (N, C)."""
+        """The loss of scores and of sets of classes that end at the first -1, both (C) or (N, C)."""
         return functional.multilabel_margin_loss(input, target, reduction=self.reduction)
 
 
@@ -207,7 +207,7 @@ class CTCLoss(torch.nn.CTCLoss):
 
 
 class _LinearCrossEntropyLoss(_WeightedLoss):
-    """What torch.nn.LinearCrossEntropyLoss is, for a torch that does not have it yet."""
+    """The same as torch.nn.LinearCrossEntropyLoss, for releases of torch that do not have it."""
 
     def __init__(
         self,
@@ -256,11 +256,11 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     """``torch.nn.LinearCrossEntropyLoss``, computed by ``portaloss.functional.linear_cross_entropy``.
 
     A linear layer and the cross-entropy of its outputs, which are never all stored. The layer's parameters are
-    ``linear.weight``, (num_classes · product of out_features, in_features), and ``linear.bias``. It is here also where
-    torch does not have it yet; also under the name ``FusedLinearCrossEntropyLoss``.
+    ``linear.weight``, (num_classes · product of out_features, in_features), and ``linear.bias``. The module also works
+    with releases of torch that do not have it. It is also named ``FusedLinearCrossEntropyLoss``.
 
-    Beyond PyTorch's arguments it takes those of the function: softcap, z_loss, max_memory and return_extras here, and
-    token_weight and normalizer where it is called.
+    It takes the function's further arguments, too: softcap, z_loss, max_memory and return_extras at construction,
+    token_weight and normalizer at each call.
     """
 
     softcap: float | None = None
@@ -302,7 +302,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
         )
         given = {"softcap": softcap, "z_loss": z_loss, "max_memory": max_memory, "return_extras": return_extras}
         for name, value in given.items():
-            if value != getattr(type(self), name):  # else the state is PyTorch's
+            if value != getattr(type(self), name):  # defaults are not stored: the state stays PyTorch's
                 setattr(self, name, value)
 
     def forward(
@@ -316,7 +316,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
         """The loss of inputs (D) or (N, D) and classes, or distributions of the logits' shape."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias
-        function: Any = functional.linear_cross_entropy  # which of its two results it has depends on return_extras
+        function: Any = functional.linear_cross_entropy  # its result type depends on return_extras
         return function(
             input,
             self.linear.weight.reshape(*classes, self.linear.in_features),  # Linear's own has two axes
@@ -336,7 +336,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
         )
 
     def extra_repr(self) -> str:
-        """PyTorch's, and what is set beyond it."""
+        """PyTorch's text, and the further arguments that are set."""
         beyond = {name: getattr(self, name) for name in ("softcap", "z_loss", "max_memory", "return_extras")}
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in beyond.items() if value)])
 

@@ -1,22 +1,23 @@
-"""What the commands of ``python -m portaloss`` share: exit codes, and command lines that ask for what there is not."""
+"""What the commands of ``python -m portaloss`` share: exit codes, and the error for a command line that is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from portaloss.kinds import LossKind
 
-#: Exit codes. 2 is argparse's own, 130 what shells take for Ctrl-C.
+#: Exit codes. 2 is also argparse's, and 130 is what shells return for Ctrl-C.
 PASSED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class UsageError(Exception):
-    """A command line that asks for what there is not."""
+    """The command line is wrong: its message says why."""
 
 
 def kinds(given: Sequence[str] | None) -> list[LossKind]:
-    """The kinds of ``--kind``, in the order of their numbers; all where none is given.
+    """The kinds named by ``--kind``, in the order of their numbers; all kinds where none is named.
 
     Raises:
         UsageError: there is no such kind.
@@ -31,10 +32,19 @@ def kinds(given: Sequence[str] | None) -> list[LossKind]:
 
 
 def check_folder(path: Path | None) -> None:
-    """Find out that a file can't be written before the work, not after.
+    """Find out before the work whether a file can be written.
 
     Raises:
-        UsageError: its folder is not there.
+        UsageError: its folder does not exist.
     """
     if path is not None and not path.absolute().parent.is_dir():
         raise UsageError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+
+
+@contextmanager
+def writing(action: str = "write the report") -> Iterator[None]:
+    """Turn an error of writing a file in this block into a ``UsageError``."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot {action}: {error}") from error

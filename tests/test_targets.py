@@ -23,7 +23,7 @@ compiles = pytest.mark.skipif(
 )
 
 
-def _row(**fields: Any) -> Compiled:
+def _line(**fields: Any) -> Compiled:
     known = {"kernel": "k", "variant": "", "layout": "odd", "kind": "mse", "dtype": "float32", "chip": "sm_90"}
     return Compiled(**{**known, "seconds": 0.5, **fields})
 
@@ -40,17 +40,17 @@ def test_one_kind_compiles_for_both_vendors(tmp_path: Path, capfd: pytest.Captur
     code = cli.main([*argv, "--json", str(path)])
     said, errors = capfd.readouterr()
     assert code == cli.PASSED, errors
-    rows = json.loads(path.read_text())["rows"]
-    assert said.splitlines()[-1] == f"targets: {len(rows)} passed, 0 failed"
-    assert {row["chip"] for row in rows} == {"sm_90", "gfx942"}
-    assert {row["kernel"] for row in rows} == {"pointwise_kernel"}  # 16-bit gradients are not rescaled
-    assert all(row["passed"] and row["registers"] > 0 and row["spills"] == 0 for row in rows)
+    lines = json.loads(path.read_text())["rows"]
+    assert said.splitlines()[-1] == f"targets: {len(lines)} passed, 0 failed"
+    assert {line["chip"] for line in lines} == {"sm_90", "gfx942"}
+    assert {line["kernel"] for line in lines} == {"pointwise_kernel"}  # 16-bit gradients are not rescaled
+    assert all(line["passed"] and line["registers"] > 0 and line["spills"] == 0 for line in lines)
     # eight numbers of 16 bits are the widest load that there is
-    assert all(row["widest_load"] == 128 for row in rows if row["vector"])
+    assert all(line["widest_load"] == 128 for line in lines if line["vector"])
     # 33 x 77 is odd, so no load of two numbers is known to be aligned, nor one that ends where the mask does
-    assert any(row["widest_load"] == 16 for row in rows if row["layout"] == "odd")
+    assert any(line["widest_load"] == 16 for line in lines if line["layout"] == "odd")
     # no launch twice
-    keys = [(row["chip"], row["kernel"], row["layout"], row["variant"]) for row in rows]
+    keys = [(line["chip"], line["kernel"], line["layout"], line["variant"]) for line in lines]
     assert len(set(keys)) == len(keys)
 
 
@@ -71,22 +71,22 @@ def test_without_triton(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def test_a_problem_is_an_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [_row(), _row(kernel="bad", problem="3 spills")]
+    made = [_line(), _line(kernel="bad", problem="3 spills")]
     monkeypatch.setattr(run, "missing", lambda: None)
     monkeypatch.setattr(run, "run", lambda *args: made)
     assert cli.main(["targets", "--json", str(tmp_path / "f.json")]) == cli.FAILED
     said, errors = capsys.readouterr()
     assert said.splitlines()[-1] == "targets: 1 passed, 1 failed"
     assert "FAILED sm_90 bad mse float32 (odd: ): 3 spills\n" in errors
-    rows = json.loads((tmp_path / "f.json").read_text())["rows"]
-    assert [row["passed"] for row in rows] == [True, False]
+    lines = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert [line["passed"] for line in lines] == [True, False]
 
 
 def test_the_table_shows_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     narrow = {"widest_load": 64, "vector": True, "registers": 10}
     wide = {"widest_load": 128, "vector": True, "registers": 99, "excuse": "because"}
-    report.print_table([_row(**narrow), _row(**wide), _row(widest_load=16)])
+    report.print_table([_line(**narrow), _line(**wide), _line(widest_load=16)])
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if "sm_90" in line)
     cells = [cell.strip() for cell in line.split("│")[1:-1]]
@@ -155,45 +155,45 @@ def _compile(kernel: Any, block: int, chip: Chip, *, aligned: bool = True) -> Co
 
 @compiles
 def test_a_good_kernel(chip: Chip) -> None:
-    row = _compile(copy_kernel, 2048, chip)
-    assert not row.problem
-    assert (row.kernel, row.variant, row.num_warps) == ("copy_kernel", "BLOCK=2048", 4)
-    assert (row.widest_load, row.spills, row.stack, row.shared) == (128, 0, 0, 0)
-    assert 4 <= row.registers <= 64  # a thread holds 16 numbers, or 8 where a warp has 64 lanes, and two pointers
-    assert not row.matrix
+    line = _compile(copy_kernel, 2048, chip)
+    assert not line.problem
+    assert (line.kernel, line.variant, line.num_warps) == ("copy_kernel", "BLOCK=2048", 4)
+    assert (line.widest_load, line.spills, line.stack, line.shared) == (128, 0, 0, 0)
+    assert 4 <= line.registers <= 64  # a thread holds 16 numbers, or 8 where a warp has 64 lanes, and two pointers
+    assert not line.matrix
 
 
 @compiles
 def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> None:
     from portaloss.targets import compiling
 
-    row = _compile(copy_kernel, 2048, chip, aligned=False)
-    assert (row.problem, row.widest_load) == ("widest load is 32 bits", 32)
+    line = _compile(copy_kernel, 2048, chip, aligned=False)
+    assert (line.problem, line.widest_load) == ("widest load is 32 bits", 32)
     monkeypatch.setattr(compiling, "NARROW_LOADS", {"copy_kernel": "it is a test"})
-    row = _compile(copy_kernel, 2048, chip, aligned=False)
-    assert (row.problem, row.excuse) == ("", "it is a test")
+    line = _compile(copy_kernel, 2048, chip, aligned=False)
+    assert (line.problem, line.excuse) == ("", "it is a test")
 
 
 @compiles
 def test_spills_are_reported(chip: Chip) -> None:
     # 1024 numbers a thread, where the most registers that a thread has are 255 on NVIDIA and 512 on AMD; 4 bytes each
-    row = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
-    assert row.spills >= 512
-    assert row.stack >= 2048
-    assert row.problem == f"{row.spills} spills"
+    line = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
+    assert line.spills >= 512
+    assert line.stack >= 2048
+    assert line.problem == f"{line.spills} spills"
 
 
 @compiles
 def test_too_much_shared_memory_is_reported(chip: Chip) -> None:
-    row = _compile(whole_row_kernel, 2048, dataclasses.replace(chip, shared=8))
-    assert row.shared >= 16  # a partial sum a warp
-    assert row.problem == f"{row.shared} bytes of shared memory, at most 8"
+    line = _compile(whole_row_kernel, 2048, dataclasses.replace(chip, shared=8))
+    assert line.shared >= 16  # a partial sum a warp
+    assert line.problem == f"{line.shared} bytes of shared memory, at most 8"
 
 
 @compiles
 def test_an_error_is_reported(chip: Chip) -> None:
-    row = _compile(bad_kernel, 24, chip)
-    assert "arange's range must be a power of 2" in row.problem
+    line = _compile(bad_kernel, 24, chip)
+    assert "arange's range must be a power of 2" in line.problem
 
 
 @compiles

@@ -1,4 +1,4 @@
-"""What is measured: each kind at a few sizes, and its operands, drawn the same every time."""
+"""What is measured: each kind at a few sizes, with operands from a fixed seed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from portaloss.catalogue import LOSSES, Domain, Extent, Family, Loss
 from portaloss.kinds import LossKind
 
-#: tiny: all overhead. cache: a core's own cache holds it. large: main memory has to. huge: larger than any GPU's cache.
+#: tiny: only overhead. cache: fits a core's own cache. large: does not fit a CPU's caches. huge: nor a GPU's.
 SIZES = ("tiny", "cache", "large", "huge")
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape, Shape]
 
-#: Elements, or rows x columns; of CTC steps, samples, classes and labels; of linear cross-entropy rows, features and
-#: classes. One shape a size.
+#: One shape for each size. Pointwise: elements. Rowwise: rows and columns. CTC: steps, samples, classes and labels.
+#: Linear cross-entropy: rows, features and classes.
 _OF_FAMILY: Mapping[Family, Shapes] = {
     Family.POINTWISE: ((64,), (256, 256), (4096, 4096), (8192, 8192)),
     Family.ROWWISE: ((32, 10), (256, 256), (4096, 4096), (8192, 8192)),
@@ -27,7 +27,7 @@ _OF_FAMILY: Mapping[Family, Shapes] = {
 _VOCABULARY: Shapes = ((32, 10), (64, 1000), (4096, 32000), (8192, 32000))
 _VECTORS: Shapes = ((32, 10), (256, 256), (65536, 256), (262144, 256))
 
-#: Kinds whose rows are of another length than their family's.
+#: Kinds whose shapes differ from their family's.
 _OF_KIND: Mapping[LossKind, Shapes] = {
     LossKind.NLL: _VOCABULARY,
     LossKind.CROSS_ENTROPY: _VOCABULARY,
@@ -37,13 +37,13 @@ _OF_KIND: Mapping[LossKind, Shapes] = {
     LossKind.TRIPLET_MARGIN: _VECTORS,
 }
 
-#: Labels a row of multilabel margin, whose time is labels x classes.
+#: Labels in each row of multilabel margin, whose time grows with labels x classes.
 _LABELS = 4
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What is measured, without its numbers: small enough to be sent to another process."""
+    """What is measured, without the operands: small enough to send to another process."""
 
     kind: LossKind
     dtype: str
@@ -53,7 +53,7 @@ class Spec:
 
     @property
     def loss(self) -> Loss:
-        """The kind's row of the catalogue."""
+        """The kind's entry in the catalogue."""
         return LOSSES[self.kind]
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Spec:
 
 
 def shape_of(kind: LossKind, size: str, rows: int | None = None) -> Shape:
-    """The shape of a kind at a size, with at most so many rows (of CTC: samples)."""
+    """The shape of a kind at a size, with at most ``rows`` rows (for CTC: samples)."""
     family = LOSSES[kind].family
     shape = list((_OF_KIND.get(kind) or _OF_FAMILY[family])[SIZES.index(size)])
     if rows is not None:
@@ -73,7 +73,7 @@ def shape_of(kind: LossKind, size: str, rows: int | None = None) -> Shape:
 def specs(
     kinds: Sequence[LossKind], dtypes: Sequence[str], sizes: Sequence[str], device: str, rows: int | None = None
 ) -> list[Spec]:
-    """Everything to measure, small things first."""
+    """Everything to measure, small sizes first."""
     return [
         Spec(kind, dtype, size, shape_of(kind, size, rows), device)
         for size in sizes
@@ -84,27 +84,27 @@ def specs(
 
 @dataclass(frozen=True)
 class Case:
-    """A spec and its operands: torch tensors, none of which takes a gradient yet."""
+    """A spec and its operands: torch tensors that do not require gradients."""
 
     spec: Spec
     operands: dict[str, Any]
-    wanted: tuple[str, ...]  #: the operands that models learn by take a gradient: a target is data
+    wanted: tuple[str, ...]  #: the operands whose gradients are measured; not the target, which is data
 
     @property
     def operand_bytes(self) -> int:
-        """Of all operands together."""
+        """The size of all operands together."""
         return sum(_bytes(value) for value in self.operands.values())
 
     @property
     def gradient_bytes(self) -> int:
-        """Of the gradients, which no implementation can do without."""
+        """The size of the gradients, which every implementation allocates."""
         return sum(_bytes(self.operands[name]) for name in self.wanted)
 
     def moved(self, direction: str) -> int | None:
-        """The ledger: the bytes that a direction can't but read and write; None where it is not they that limit.
+        """The bytes that a direction must read and write; None where something else limits the speed.
 
-        An nll reads one element a row. CTC is a walk of steps that wait for each other, and linear cross-entropy is
-        matrix products.
+        NLL reads one element of each row. The steps of CTC wait for each other, and linear cross-entropy consists of
+        matrix products: there, memory traffic is not the limit.
         """
         if self.spec.loss.family in (Family.CTC, Family.LINEAR_CROSS_ENTROPY):
             return None
@@ -161,14 +161,14 @@ def _linear(spec: Spec, random: Any) -> dict[str, Any]:
     rows, features, classes = spec.shape
     return {
         "input": _typical(Domain.REAL, (rows, features), spec, random),
-        # logits of about 1, as a layer's first ones are
+        # scaled for logits of about 1, as at the start of training
         "linear_weight": _typical(Domain.REAL, (classes, features), spec, random).div_(features**0.5),
         "target": _typical(Domain.CLASS_INDEX, (rows, classes), spec, random),
     }
 
 
 def _typical(domain: Domain, shape: Shape, spec: Spec, random: Any) -> Any:
-    """A tensor of a domain. The last axis of a shape has the classes; class indices are one a row."""
+    """A tensor of a domain. The last axis of the shape has the classes; there is one class index for each row."""
     import torch
 
     dtype = getattr(torch, spec.dtype)
@@ -181,12 +181,12 @@ def _typical(domain: Domain, shape: Shape, spec: Spec, random: Any) -> Any:
         first = torch.randint(classes, (shape[0], 1), **kwargs)
         sets[:, :_LABELS] = (first + torch.arange(_LABELS, device=random.device) * (classes // _LABELS)) % classes
         return sets
-    # a 16-bit probability drawn as such would often be 0 or 1, where gradients are infinite
+    # a probability computed in 16 bits would often be 0 or 1, where gradients are infinite
     kwargs["dtype"] = torch.promote_types(dtype, torch.float32)
     return _TYPICAL[domain](lambda: torch.randn(shape, **kwargs)).to(dtype)
 
 
-#: What becomes of normal numbers.
+#: Domain -> a function from a generator of normal numbers to numbers in the domain.
 _TYPICAL: Mapping[Domain, Callable[[Callable[[], Any]], Any]] = {
     Domain.REAL: lambda normal: normal(),
     Domain.POSITIVE: lambda normal: normal().exp_(),

@@ -1,4 +1,4 @@
-"""Whether a contender's loss and gradients are right: PyTorch's of the same operands in float64, before any timing."""
+"""Checks a contender's loss and gradients before timing, against PyTorch's in float64 on the same operands."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from portaloss.bench.contenders import Result, function_of, on_tensors
 from portaloss.kinds import LossKind
 from portaloss.parity.compare import bound
 
-#: 16-bit results are float32 ones, rounded once: half an ulp of the number, or of the smallest there are.
+#: 16-bit results are computed in float32 and rounded once: half an ulp, relative, and of the smallest subnormals.
 _ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 2.0**-134)}
 
-#: An ulp of 1, of the dtype that is computed in.
+#: An ulp of 1 in the dtype of the computation.
 _ULP = {"float32": 2.0**-23, "float64": 2.0**-52}
 
-#: Elements that are compared at a time: float64 copies of all would be more memory than the losses need.
+#: Elements compared at a time: float64 copies of all elements would need more memory than the losses do.
 _BLOCK = 1 << 22
 
 
 def truth(case: Case) -> Result:
-    """PyTorch's loss and gradients in float64, of the operands as they are."""
+    """PyTorch's loss and gradients in float64, of the operands as they were rounded to the spec's dtype."""
     wide = {name: value.double() if value.is_floating_point() else value for name, value in case.operands.items()}
     value, gradients = on_tensors(Case(case.spec, wide, case.wanted), function_of(case.spec)).forward_backward()
     return value.detach(), gradients
 
 
 def error(case: Case, got: Result, right: Result) -> tuple[float, str]:
-    """The worst error, relative to the largest number of its result; and what is wrong, or nothing if all is right."""
+    """The worst error, relative to the largest number of its result; and what is wrong, or an empty text."""
     relative, problem = 0.0, ""
     names = ("the loss", *(f"the gradient of {name}" for name in case.wanted))
     for name, value, expected in zip(names, (got[0], *got[1]), (right[0], *right[1]), strict=True):
@@ -43,12 +43,12 @@ def error(case: Case, got: Result, right: Result) -> tuple[float, str]:
 
 
 def tolerance(spec: Spec, largest: float) -> float:
-    """The largest error that passes in a result whose largest number is known.
+    """The largest error that passes in a result with this largest number.
 
-    Twice what the parity matrix allows the kind, in the dtype that is computed in: once as there, once for terms that
-    cancel and so are larger than the result, which parity knows and this does not; and the rounding to 16 bits. The
-    truth has an error of its own for CTC, where PyTorch is in log space: each of T steps, forward and back, rounds a
-    logarithm of up to T log C; and for the margins of classes, of which PyTorch adds up all N items one after another.
+    It is twice the bound of the parity matrix, in the dtype of the computation, plus the rounding to 16 bits. Twice,
+    because terms that cancel may be larger than the result: parity measures their size, this check does not. PyTorch's
+    own float64 error is added for two kinds: for CTC it works in log space, where each of T steps, forward and back,
+    rounds a logarithm of up to T log C; for the two margins of classes it adds up all N items one after another.
     """
     half, least = _ROUNDING.get(spec.dtype, (0.0, 0.0))
     computed = "float32" if spec.dtype in _ROUNDING else spec.dtype
@@ -62,7 +62,7 @@ def tolerance(spec: Spec, largest: float) -> float:
 
 
 def _difference(got: Any, expected: Any) -> tuple[float, float]:
-    """The largest difference, and the largest number expected; a nan makes the difference one."""
+    """The largest difference (nan where any is nan), and the largest number expected."""
     import torch
 
     from portaloss import arrays

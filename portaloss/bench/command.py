@@ -1,4 +1,4 @@
-"""The command ``bench`` and its others: ``compare`` two reports, the ``table`` of one, ``growth`` with size."""
+"""The command ``bench`` and its subcommands: ``compare`` two reports, the ``table`` of one, ``growth`` with size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from portaloss import usage
+from portaloss import console, usage
 from portaloss.kinds import DTYPES, LossKind
-from portaloss.parity.report import MissingExtraError, progress
 from portaloss.usage import FAILED, PASSED, UsageError
 
-#: ``cases.SIZES``, and ``contenders.NAMES`` but for the first: a command line is parsed without loading them.
+#: ``cases.SIZES``, and ``contenders.NAMES`` without the first: copies, so that parsing does not load those modules.
 _SIZES = ("tiny", "cache", "large", "huge")
 _OTHERS = ("arrays", "eager", "compile", "liger")
 
 
 def add(commands: Any) -> None:
-    """Add the command to a parser's."""
+    """Add the command to the parser's commands."""
     bench = commands.add_parser("bench", help="how fast the losses are, beside PyTorch")
     bench.set_defaults(command=_bench)
     _add_common(bench, "float32, all kinds; tiny, cache-sized and large operands, on a GPU huge ones instead of large")
@@ -32,12 +31,12 @@ def add(commands: Any) -> None:
     comparing = others.add_parser("compare", help="what got slower from one report to another")
     comparing.add_argument("before", type=Path, metavar="A.json")
     comparing.add_argument("after", type=Path, metavar="B.json")
-    comparing.add_argument("--threshold", type=float, default=0.05, metavar="X", help="what grew less is no news; 0.05")
+    comparing.add_argument("--threshold", type=float, default=0.05, metavar="X", help="ignore what grew by less; 0.05")
     comparing.set_defaults(command=_compare)
 
     table = others.add_parser("table", help="the tables of a report")
     table.add_argument("report", type=Path, metavar="A.json")
-    table.add_argument("--markdown", action="store_true", help="for a page")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
     table.set_defaults(command=_table)
 
     growth = others.add_parser("growth", help="how time grows with elements, with steps of CTC, with a vocabulary")
@@ -52,14 +51,12 @@ def _add_common(parser: argparse.ArgumentParser, without: str) -> None:
     parser.description = f"Without options: {without}."
     parser.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     parser.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="this dtype; repeatable")
-    beside = (
-        f"who is measured beside portaloss on tensors: {', '.join(_OTHERS)}; repeatable; the first two, on a GPU all"
-    )
+    beside = f"measured beside portaloss: {', '.join(_OTHERS)}; repeatable; default: the first two, on a GPU all"
     parser.add_argument("--with", action="append", dest="others", metavar="C", choices=_OTHERS, help=beside)
-    parser.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns a median is taken of; 9")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; as many as PyTorch takes")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is AMD's GPUs too")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON, after each case anew")
+    parser.add_argument("--rounds", type=_positive, default=9, metavar="N", help="rounds to take the median of; 9")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="for all contenders; default: PyTorch's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda includes AMD GPUs")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the report as JSON, again after each case")
     parser.add_argument("--picture", type=Path, metavar="F", help="draw it: .png, .svg or .pdf")
 
 
@@ -72,19 +69,19 @@ def _positive(text: str) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     _check(args)
-    from portaloss.bench import cases, picture, report, rows
+    from portaloss.bench import cases, lines, picture, report
 
     gpu = args.device == "cuda"
     sizes = [size for size in _SIZES if size in (args.size or ("tiny", "cache", "huge" if gpu else "large"))]
     specs = cases.specs(usage.kinds(args.kind), _dtypes(args), sizes, args.device, args.rows)
-    made = _run(args, specs, "bench", rows.Report.write)
-    _show(lambda: report.print_tables(made))
+    made = _run(args, specs, "bench", lines.Report.write)
+    console.show(lambda: report.print_tables(made))
     return _finish(args, made, lambda path: picture.speedups(made, path))
 
 
 def _growth(args: argparse.Namespace) -> int:
     _check(args)
-    from portaloss.bench import growth, picture, rows
+    from portaloss.bench import growth, lines, picture
 
     kinds = usage.kinds(args.kind) if args.kind else [*growth.POINTWISE, LossKind.CROSS_ENTROPY, LossKind.CTC]
     for kind in kinds:
@@ -93,13 +90,13 @@ def _growth(args: argparse.Namespace) -> int:
     args.skip_memory = True
     specs = growth.specs(kinds, _dtypes(args), args.device, args.most)
 
-    def write(report: rows.Report, path: Path) -> None:
-        about = {**report.about, "growth": growth.as_dicts(growth.curves(report.rows))}
-        rows.Report(about, report.rows).write(path)
+    def write(report: lines.Report, path: Path) -> None:
+        about = {**report.about, "growth": growth.as_dicts(growth.curves(report.lines))}
+        lines.Report(about, report.lines).write(path)
 
     made = _run(args, specs, "growth", write)
-    curves = growth.curves(made.rows)
-    _show(lambda: growth.print_table(curves))
+    curves = growth.curves(made.lines)
+    console.show(lambda: growth.print_table(curves))
     return _finish(args, made, lambda path: picture.growth(curves, path))
 
 
@@ -107,7 +104,7 @@ def _table(args: argparse.Namespace) -> int:
     from portaloss.bench import report
 
     (read,) = _read(args.report)
-    _show(lambda: report.print_tables(read, markdown=args.markdown))
+    console.show(lambda: report.print_tables(read, markdown=args.markdown))
     return PASSED
 
 
@@ -116,21 +113,21 @@ def _compare(args: argparse.Namespace) -> int:
 
     before, after = _read(args.before, args.after)
     if not compare.common(before, after):
-        raise UsageError(f"{args.before} and {args.after} have no row in common")
+        raise UsageError(f"{args.before} and {args.after} have no line in common")
     for note in compare.differences(before, after):
         print(f"portaloss: {note}", file=sys.stderr)
     changes = compare.compare(before, after, args.threshold)
-    _show(lambda: compare.print_table(changes))
+    console.show(lambda: compare.print_table(changes))
     print(compare.summary(before, after, changes))
     return FAILED if changes else PASSED
 
 
 def _read(*paths: Path) -> list[Any]:
-    from portaloss.bench import rows
+    from portaloss.bench import lines
     from portaloss.reports import ReportError
 
     try:
-        return [rows.read(path) for path in paths]
+        return [lines.read(path) for path in paths]
     except (OSError, ReportError) as error:
         raise UsageError(str(error)) from error
 
@@ -143,20 +140,19 @@ def _dtypes(args: argparse.Namespace) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Find out what can't work before the work, not after."""
+    """Find out before the work whether it can be done."""
     from portaloss.bench import picture
-    from portaloss.bench.report import EXTRA
 
     needed = {"torch": "bench", **({"threadpoolctl": "bench on the CPU"} if args.device == "cpu" else {})}
     for package, purpose in needed.items():
         if find_spec(package) is None:
-            raise UsageError(str(MissingExtraError(package, purpose, EXTRA)))
+            raise UsageError(str(console.MissingExtraError(package, purpose, "bench")))
     for path in (args.json, args.picture):
         usage.check_folder(path)
     if args.picture is not None:
         try:
             picture.require(args.picture)
-        except (MissingExtraError, ValueError) as error:
+        except (console.MissingExtraError, ValueError) as error:
             raise UsageError(str(error)) from error
     if args.device == "cuda":
         import torch
@@ -167,30 +163,31 @@ def _check(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Callable[[Any, Path], None]) -> Any:
     """The report of the specs, written after each of them."""
-    from portaloss.bench import machine, rows, run, timing
+    import torch
+
+    from portaloss import machine
+    from portaloss.bench import lines, run, timing
 
     others = args.others or (_OTHERS if args.device == "cuda" else _OTHERS[:2])
     names = ["portaloss", *(name for name in _OTHERS if name in others)]
-    threads = args.threads or machine.default_threads()
+    threads = args.threads or torch.get_num_threads()
     settings = run.Settings(names, threads, args.rounds, memory=not args.skip_memory)
     about = {**machine.about(args.device, threads), "reduction": "mean", "rounds": args.rounds}
     load, cores = about["load"], about["machine"]["cores"]
     if args.device == "cpu" and load is not None and load > cores / 2:
-        # threads that wait for each other wait for whoever has their core: PyTorch's do at every barrier
+        # a thread without a core holds up all that wait for it: PyTorch's threads wait at every barrier
         print(f"portaloss: others are busy here (load {load:.1f}, {cores} cores): times mean little", file=sys.stderr)
-    if args.device == "cuda":  # measured once more at the end: clocks change
+    if args.device == "cuda":  # measured again at the end, since clocks change
         about["copy_gb_s"] = [timing.copy_bandwidth(args.device, args.rounds)]
 
-    def save(made: list[rows.Row]) -> None:
+    def save(made: list[lines.Line]) -> None:
         if args.json:
-            try:
-                write(rows.Report(about, made), args.json)
-            except OSError as error:
-                raise UsageError(f"cannot write the report: {error}") from error
+            with usage.writing():
+                write(lines.Report(about, made), args.json)
 
-    with progress(len(specs), label) as tick:
+    with console.progress(len(specs), label) as tick:
 
-        def done(made: list[rows.Row]) -> None:
+        def done(made: list[lines.Line]) -> None:
             save(made)
             tick(1)
 
@@ -198,26 +195,16 @@ def _run(args: argparse.Namespace, specs: Sequence[Any], label: str, write: Call
     if args.device == "cuda":
         about["copy_gb_s"].append(timing.copy_bandwidth(args.device, args.rounds))
     save(made)
-    return rows.Report(about, made)
-
-
-def _show(print_tables: Callable[[], None]) -> None:
-    try:
-        print_tables()
-    except MissingExtraError as error:
-        print(f"portaloss: {error}", file=sys.stderr)  # the rest is worth having without it
-    sys.stdout.flush()
+    return lines.Report(about, made)
 
 
 def _finish(args: argparse.Namespace, made: Any, draw: Callable[[Path], None]) -> int:
     """The picture, what failed, the last line and the exit code."""
-    from portaloss.bench import report, rows
+    from portaloss.bench import lines, report
 
-    report.print_failures(made.rows)
+    report.print_failures(made.lines)
     if args.picture:
-        try:
+        with usage.writing(f"draw {args.picture}"):
             draw(args.picture)
-        except OSError as error:
-            raise UsageError(f"cannot draw {args.picture}: {error}") from error
-    print(report.summary(made.rows))
-    return FAILED if rows.failed(made.rows) else PASSED
+    print(report.summary(made.lines))
+    return FAILED if lines.failed(made.lines) else PASSED

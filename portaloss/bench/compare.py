@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from portaloss.bench.contenders import OURS
-from portaloss.bench.report import console, number_text, time_text
-from portaloss.bench.rows import Report, Row
+from portaloss.bench.lines import Line, Report
+from portaloss.bench.report import WIDTH, number_text, time_text
+from portaloss.console import console
 
-#: A median that has grown by less is no news: two runs of the same code on the same machine differ by as much.
+#: Growth of a median by less is ignored: two runs of the same code on the same machine differ by as much.
 THRESHOLD = 0.05
 
-#: Bytes by which a peak may differ between two runs: threads' stacks and allocators' arenas.
+#: Bytes by which a peak may differ between two runs, from threads' stacks and allocators' arenas.
 _MEMORY_NOISE = 2 << 20
 
 
 @dataclass(frozen=True)
 class Change:
-    """A row in which something of ours got worse."""
+    """A line in which a result of portaloss got worse."""
 
-    row: str
+    line: str
     contender: str
     what: str  #: time, memory or result
     before: float | None
@@ -28,21 +29,21 @@ class Change:
 
     @property
     def factor(self) -> float | None:
-        """How many times as much it is now."""
+        """After over before."""
         return self.after / self.before if self.before and self.after is not None else None
 
 
 def compare(before: Report, after: Report, threshold: float = THRESHOLD) -> list[Change]:
     """What got worse, the worst first."""
-    old = {row.key: row for row in before.rows}
+    old = {line.key: line for line in before.lines}
     changes = []
-    for row in after.rows:
-        if row.key in old:
-            changes += _changes(old[row.key], row, threshold)
+    for line in after.lines:
+        if line.key in old:
+            changes += _changes(old[line.key], line, threshold)
     return sorted(changes, key=lambda change: -(change.factor or float("inf")))
 
 
-def _changes(old: Row, new: Row, threshold: float) -> list[Change]:
+def _changes(old: Line, new: Line, threshold: float) -> list[Change]:
     if new.error:
         return [] if old.error else [Change(str(new), "portaloss", "result", None, None)]
     changes = []
@@ -56,11 +57,11 @@ def _changes(old: Row, new: Row, threshold: float) -> list[Change]:
     return changes
 
 
-def _slower(old: Row, new: Row, name: str, threshold: float) -> bool:
-    """Whether a contender got slower, which three things must say.
+def _slower(old: Line, new: Line, name: str, threshold: float) -> bool:
+    """Whether a contender got slower. Three conditions must hold.
 
-    Its median grew by more than the threshold; the middle halves of the two runs don't overlap; and where PyTorch was
-    timed in both, our time in PyTorch's grew too: a machine that is slower today is slower for all.
+    Its median grew by more than the threshold. The middle halves of the two runs do not overlap. And where PyTorch was
+    timed in both runs, the ratio to PyTorch's time grew too: a machine that is slower today is slower for both.
     """
     a, b = old.contenders.get(name, {}), new.contenders.get(name, {})
     if "median_s" not in a or "median_s" not in b:
@@ -73,7 +74,7 @@ def _slower(old: Row, new: Row, name: str, threshold: float) -> bool:
 
 
 def differences(before: Report, after: Report) -> list[str]:
-    """What else differs between the two: times of different machines say little about the code."""
+    """What else differs between the two reports: times of different machines say little about the code."""
     notes = []
     for name in "machine", "versions", "threads", "device":
         a, b = before.about.get(name), after.about.get(name)
@@ -82,35 +83,35 @@ def differences(before: Report, after: Report) -> list[str]:
             notes += [f"{key} differs: {a.get(key)} and {b.get(key)}" for key in fields]
         elif a != b:
             notes.append(f"{name} differs: {a} and {b}")
-    missing = len({row.key for row in before.rows}) - common(before, after)
-    return [*notes, f"{missing} rows of the first report are not in the second"] if missing else notes
+    missing = len({line.key for line in before.lines}) - common(before, after)
+    return [*notes, f"{missing} lines of the first report are not in the second"] if missing else notes
 
 
 def common(before: Report, after: Report) -> int:
-    """How many rows both have."""
-    return len({row.key for row in before.rows} & {row.key for row in after.rows})
+    """How many lines are in both reports."""
+    return len({line.key for line in before.lines} & {line.key for line in after.lines})
 
 
 def print_table(changes: list[Change], *, file: Any = None) -> None:
-    """A row a change.
+    """Print a line for each change.
 
     Raises:
         MissingExtraError: rich is not installed.
     """
-    from rich.table import Table
-
-    out = console(file)
+    out = console(file, "bench", WIDTH)
     if not changes:
         return
+    from rich.table import Table
+
     table = Table(title="what got worse", title_justify="left")
-    for name in "row", "who", "what":
+    for name in "line", "who", "what":
         table.add_column(name, no_wrap=True)
     for name in "before", "after", "times":
         table.add_column(name, justify="right")
     for change in changes:
         shown = time_text if change.what == "time" else _mebibytes
         table.add_row(
-            change.row,
+            change.line,
             change.contender,
             change.what,
             shown(change.before),
@@ -126,4 +127,4 @@ def _mebibytes(value: float | None) -> str:
 
 def summary(before: Report, after: Report, changes: list[Change]) -> str:
     """The last line."""
-    return f"bench compare: {common(before, after)} rows compared, {len({change.row for change in changes})} worse"
+    return f"bench compare: {common(before, after)} lines compared, {len({change.line for change in changes})} worse"

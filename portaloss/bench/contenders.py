@@ -1,4 +1,4 @@
-"""Who is measured: portaloss on tensors and on arrays, PyTorch eager and compiled, liger-kernel."""
+"""What is measured: portaloss on tensors and on arrays, PyTorch eager and compiled, liger-kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portaloss.kinds import LossKind
 #: The names, in the order in which they are shown.
 NAMES = ("portaloss", "arrays", "eager", "compile", "liger")
 
-#: Those of them that are this library: their results must be right.
+#: The contenders that are portaloss: their results must be right.
 OURS = ("portaloss", "arrays")
 
 #: What a name stands for.
@@ -26,7 +26,7 @@ MEANINGS = {
     "liger": "liger-kernel",
 }
 
-#: Beside a time of PyTorch that it was given for other numbers than portaloss.
+#: The note beside a time of PyTorch for operands that were widened.
 WIDENED = "in float32, casts included: PyTorch has no such loss in this dtype"
 
 #: The loss and the gradients of the operands wanted.
@@ -34,12 +34,12 @@ Result = tuple[Any, Sequence[Any]]
 
 
 class UnavailableError(Exception):
-    """A contender has no such loss, or is not installed."""
+    """A contender does not have the loss, or is not installed."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Someone with a case at hand."""
+    """An implementation, bound to a case."""
 
     forward: Callable[[], Any]
     forward_backward: Callable[[], Result]
@@ -47,10 +47,10 @@ class Contender:
 
 
 def prepare(name: str, case: Case) -> Contender:
-    """A contender with a case.
+    """Bind a contender to a case.
 
     Raises:
-        UnavailableError: there is no such loss, or the library is not installed.
+        UnavailableError: the library does not have the loss, or is not installed.
         ValueError: there is no such contender.
     """
     if name not in NAMES:
@@ -60,14 +60,14 @@ def prepare(name: str, case: Case) -> Contender:
     if name == "portaloss":
         return on_tensors(case, _portaloss(case))
     if name == "liger":
-        # it puts gradients where its input was
+        # it overwrites its input with the gradients
         cloned = {key: value.clone() for key, value in case.operands.items()}
         return on_tensors(replace(case, operands=cloned), _liger(case.spec.kind))
     loss, note = eager(case.spec)
     if name == "compile":
         import torch
 
-        torch.compiler.reset()  # what was compiled for other cases does not count against this one
+        torch.compiler.reset()  # drop what was compiled for other cases
         loss = torch.compile(loss, dynamic=False)
     return replace(on_tensors(case, loss), note=note)
 
@@ -80,7 +80,7 @@ def _portaloss(case: Case) -> Callable[..., Any]:
 
 
 def on_tensors(case: Case, loss: Callable[..., Any]) -> Contender:
-    """A loss of tensors by name, and autograd."""
+    """A contender that calls a loss of tensors by name, and differentiates it with autograd."""
     import torch
 
     learned = {name: value.detach().requires_grad_(name in case.wanted) for name, value in case.operands.items()}
@@ -112,7 +112,7 @@ def _on_arrays(case: Case) -> Contender:
 
 
 def eager(spec: Spec) -> tuple[Callable[..., Any], str]:
-    """PyTorch's loss of the operands by name; and a note where it is of wider ones."""
+    """PyTorch's loss of the operands by name; and a note where the operands are widened for it."""
     if spec.dtype in ("float16", "bfloat16") and not _has(spec.kind, spec.dtype, spec.device):
         return _widened(function_of(spec)), WIDENED
     return function_of(spec), ""
@@ -120,22 +120,13 @@ def eager(spec: Spec) -> tuple[Callable[..., Any], str]:
 
 def function_of(spec: Spec) -> Callable[..., Any]:
     """PyTorch's function of the operands by name."""
-    import torch.nn.functional as F  # noqa: N812  # its name everywhere
+    from portaloss import pytorch
 
-    if spec.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY and not hasattr(F, spec.loss.function):
-        return _unfused  # older releases have only the two functions that it fuses
-    function: Callable[..., Any] = getattr(F, spec.loss.function)
-    return function
-
-
-def _unfused(input: Any, linear_weight: Any, target: Any) -> Any:
-    import torch.nn.functional as F  # noqa: N812  # its name everywhere
-
-    return F.cross_entropy(F.linear(input, linear_weight), target)
+    return pytorch.function(spec.loss)
 
 
 def _widened(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """What someone with 16-bit tensors does where PyTorch has no kernel for them; gradients come back in 16 bits."""
+    """The loss of 16-bit operands cast to float32, as a user does where PyTorch has no 16-bit kernel."""
 
     def wide(**operands: Any) -> Any:
         return loss(**{name: value.float() if value.is_floating_point() else value for name, value in operands.items()})
@@ -145,7 +136,7 @@ def _widened(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _has(kind: LossKind, dtype: str, device: str) -> bool:
-    """Whether PyTorch has a kind's forward and backward in a dtype, which only trying tells."""
+    """Whether PyTorch has a kind's forward and backward pass in a dtype: found out by a call."""
     spec = Spec(kind, dtype, "tiny", shape_of(kind, "tiny"), device)
     try:
         on_tensors(draw(spec), function_of(spec)).forward_backward()
@@ -160,7 +151,7 @@ def _has(kind: LossKind, dtype: str, device: str) -> bool:
 
 
 def _liger(kind: LossKind) -> Callable[..., Any]:
-    """liger-kernel's loss of a kind, by the names of PyTorch's operands."""
+    """liger-kernel's loss of a kind, called with the names of PyTorch's operands."""
     if find_spec("liger_kernel") is None:
         raise UnavailableError("liger-kernel is not installed")
     from liger_kernel import transformers

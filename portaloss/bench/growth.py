@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from portaloss.bench.cases import Shape, Spec
-from portaloss.bench.report import console, number_text
-from portaloss.bench.rows import Row
+from portaloss.bench.lines import Line
+from portaloss.bench.report import WIDTH, number_text
 from portaloss.catalogue import LOSSES, Family
+from portaloss.console import console
 from portaloss.kinds import LossKind
 
-#: The pointwise kinds whose growth is measured by itself; they share one driver, so that others tell nothing new.
+#: The pointwise kinds measured by default; all pointwise kinds share one driver, so a few are enough.
 POINTWISE = (LossKind.MSE, LossKind.KL_DIV, LossKind.BCE_WITH_LOGITS)
 
 _ELEMENTS = (10**5, 316_228, 10**6, 3_162_278, 10**7, 31_622_777, 10**8)
 _STEPS = (50, 100, 200, 400, 800, 1600)
 _CLASSES = (1000, 4000, 16_000, 64_000, 256_000)
 
-#: Rows of cross-entropy; samples, classes and labels of CTC. They stay as they are while the other one grows.
+#: The sizes that do not grow: rows of cross-entropy; samples, classes and labels of CTC.
 _ROWS = 256
 _SEQUENCES = (16, 40, 20)
 
@@ -34,13 +35,13 @@ class Curve:
     dtype: str
     contender: str
     sizes: list[int]  #: elements, steps or classes
-    per_unit: list[float]  #: seconds an element of the first operand
+    per_unit: list[float]  #: seconds for each element of the first operand
 
     @property
     def exponent(self) -> float:
-        """The slope of log time over log size, by least squares, at the upper half of the sizes: 1 is linear.
+        """The slope of log time over log size, by least squares, in the upper half of the sizes: 1 is linear.
 
-        Below, what a call costs by itself would show as an exponent less than that of the work.
+        In the lower half, the fixed cost of a call would make the exponent too small.
         """
         half = len(self.sizes) // 2
         x = [math.log(size) for size in self.sizes[half:]]
@@ -53,12 +54,12 @@ class Curve:
 
     @property
     def worst(self) -> float:
-        """The time per element at the largest size over the least there is at any."""
+        """The time per element at the largest size, over the smallest time per element."""
         return self.per_unit[-1] / min(self.per_unit)
 
 
 def specs(kinds: Sequence[LossKind], dtypes: Sequence[str], device: str, most: int) -> list[Spec]:
-    """What to measure: the sizes of each kind, of operands of at most so many elements."""
+    """What to measure: the sizes of each kind whose operands have at most ``most`` elements."""
     return [
         Spec(kind, dtype, str(size), shape, device)
         for dtype in dtypes
@@ -69,7 +70,7 @@ def specs(kinds: Sequence[LossKind], dtypes: Sequence[str], device: str, most: i
 
 
 def can_grow(kind: LossKind) -> bool:
-    """Whether there is a sweep of a kind."""
+    """Whether growth can be measured for a kind."""
     return bool(_shapes(kind))
 
 
@@ -89,17 +90,17 @@ def _sweep(kind: LossKind) -> str:
     return "steps" if kind is LossKind.CTC else "classes"
 
 
-def curves(rows: Iterable[Row]) -> list[Curve]:
-    """What the rows of a sweep say of each kind, dtype and contender."""
+def curves(lines: Iterable[Line]) -> list[Curve]:
+    """A curve for each kind, dtype and contender, from the lines of a sweep."""
     found: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
-    for row in rows:
-        if row.direction != "forward_backward" or row.error:
+    for line in lines:
+        if line.direction != "forward_backward" or line.error:
             continue
-        elements = math.prod(next(iter(row.shapes.values())))
-        for name in row.contenders:
-            median = row.median(name)
+        elements = math.prod(next(iter(line.shapes.values())))
+        for name in line.contenders:
+            median = line.median(name)
             if median is not None:
-                found.setdefault((row.kind, row.dtype, name), []).append((int(row.size), median / elements))
+                found.setdefault((line.kind, line.dtype, name), []).append((int(line.size), median / elements))
     return [
         Curve(_sweep(LossKind[kind.upper()]), kind, dtype, name, [size for size, _ in points], [u for _, u in points])
         for (kind, dtype, name), points in ((key, sorted(value)) for key, value in found.items())
@@ -107,12 +108,12 @@ def curves(rows: Iterable[Row]) -> list[Curve]:
 
 
 def print_table(made: Sequence[Curve], *, file: Any = None) -> None:
-    """A row a curve.
+    """Print a line for each curve.
 
     Raises:
         MissingExtraError: rich is not installed.
     """
-    out = console(file)
+    out = console(file, "bench", WIDTH)
     from rich.table import Table
 
     table = Table(title="growth of forward + backward: time ~ size ^ exponent", title_justify="left")

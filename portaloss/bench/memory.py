@@ -1,8 +1,8 @@
-"""Peak extra memory: how far a forward, and a forward and backward pass, rise above what was there before.
+"""Peak extra memory: how far the memory in use rises during a forward pass, and during forward and backward.
 
-On the CPU each contender is measured in a process of its own, in which nothing has run but a tiny case: what another
-one left to the allocator would hide a rise. Linux resets the high-water mark of a process when asked; elsewhere it is
-that of the whole life of the process, which counts for no less than the operands' own drawing.
+On the CPU each contender is measured in a process of its own, in which only a tiny case has run before: memory that
+another contender left to the allocator would hide a rise. On Linux the high-water mark of a process can be reset.
+Elsewhere it covers the whole life of the process, including the drawing of the operands, so a rise may be missed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import portaloss
 from portaloss.bench.cases import Spec, draw, shape_of
 
-#: Operands of fewer bytes are not measured: pages, arenas and Python's own objects would be what is seen.
+#: Operands of fewer bytes are not measured: pages, arenas and Python's own objects would dominate.
 LEAST_BYTES = 1 << 20
 
 DIRECTIONS = ("forward", "forward_backward")
@@ -29,7 +29,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def peak_extra(spec: Spec, name: str, threads: int) -> dict[str, int | None]:
-    """Direction -> bytes, measured in another process; None where this system does not tell, or the process died."""
+    """Direction -> bytes, measured in another process; None where the system cannot tell, or the process died."""
     context = _context()
     mine, other = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(other, spec, name, threads), daemon=True)
@@ -46,7 +46,7 @@ def peak_extra(spec: Spec, name: str, threads: int) -> dict[str, int | None]:
 
 
 def _context() -> Any:
-    """A server that has imported torch and done nothing else is forked in milliseconds; else a new process starts."""
+    """A fork server that has only imported torch, where there is one: it forks in milliseconds. Else new processes."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -56,9 +56,9 @@ def _context() -> Any:
 
 def _child(connection: Connection, spec: Spec, name: str, threads: int) -> None:
     from portaloss.bench import contenders
-    from portaloss.bench.machine import use_threads
+    from portaloss.machine import use_threads
 
-    warnings.simplefilter("ignore")  # the process that asks has shown them
+    warnings.simplefilter("ignore")  # the parent process has shown them
     with use_threads(threads, "cpu"):
         tiny = contenders.prepare(name, draw(Spec(spec.kind, spec.dtype, "tiny", shape_of(spec.kind, "tiny"))))
         tiny.forward()
@@ -70,7 +70,7 @@ def _child(connection: Connection, spec: Spec, name: str, threads: int) -> None:
 
 
 def rise(call: Callable[[], Any]) -> int | None:
-    """Bytes by which a call raises this process's resident memory at its highest; None where none can tell."""
+    """How many bytes a call adds to this process's resident memory at the peak; None where that is unknown."""
     gc.collect()
     portaloss.empty_cache()
     _trim()
@@ -89,7 +89,7 @@ def rise(call: Callable[[], Any]) -> int | None:
 
 
 def of_gpu(call: Callable[[], Any]) -> int:
-    """Bytes by which a call raises what PyTorch has allocated on the GPU, at its highest."""
+    """How many bytes a call adds to PyTorch's allocations on the GPU at the peak."""
     import torch
 
     torch.cuda.synchronize()
@@ -102,7 +102,7 @@ def of_gpu(call: Callable[[], Any]) -> int:
 
 
 def _trim() -> None:
-    """Give what the allocator keeps for later back to the system, where the C library is one that can be asked to."""
+    """Return the C library's free memory to the system, where it has malloc_trim."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, TypeError, AttributeError):
@@ -110,7 +110,7 @@ def _trim() -> None:
 
 
 def _reset() -> bool:
-    """Whether the high-water mark is now what is resident."""
+    """Reset the high-water mark to the resident memory; returns whether that worked."""
     try:
         _CLEAR.write_text("5")
     except OSError:

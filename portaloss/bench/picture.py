@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from portaloss.bench.growth import Curve
-from portaloss.bench.report import EXTRA
-from portaloss.bench.rows import Report
+from portaloss.bench.lines import Report
+from portaloss.console import MissingExtraError
 from portaloss.kinds import DTYPES
-from portaloss.parity.report import MissingExtraError
 
 
 def require(path: Path) -> None:
-    """Find out that a picture can't be drawn before the work, not after.
+    """Find out before the work whether a picture can be drawn.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        ValueError: it knows no such kind of file.
+        ValueError: matplotlib cannot write this kind of file.
     """
     known = _figure()().canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".") not in known:
@@ -29,24 +28,27 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "--picture", EXTRA) from error
-    return Figure  # not pyplot: no window, no state
+        raise MissingExtraError("matplotlib", "--picture", "bench") from error
+    return Figure  # not pyplot, which has global state and may open windows
 
 
 def speedups(report: Report, path: Path) -> None:
-    """Bars, a kind beside a kind and a colour a dtype; a panel a size. Forward and backward, over PyTorch eager."""
-    rows = [row for row in report.rows if row.direction == "forward_backward" and row.speedup() is not None]
-    sizes = list(dict.fromkeys(row.size for row in rows))
-    kinds = list(dict.fromkeys(row.kind for row in rows))
-    dtypes = [dtype for dtype in DTYPES if any(row.dtype == dtype for row in rows)]
+    """Speedups of forward and backward over PyTorch eager, as bars.
+
+    Each size is a panel, each kind a group of bars, and each dtype a colour.
+    """
+    lines = [line for line in report.lines if line.direction == "forward_backward" and line.speedup() is not None]
+    sizes = list(dict.fromkeys(line.size for line in lines))
+    kinds = list(dict.fromkeys(line.kind for line in lines))
+    dtypes = [dtype for dtype in DTYPES if any(line.dtype == dtype for line in lines)]
     width = 0.8 / max(1, len(dtypes))
     figure = _figure()(figsize=(3 + 0.55 * len(kinds), 2 + 3 * max(1, len(sizes))), layout="constrained")
     panels = figure.subplots(max(1, len(sizes)), 1, squeeze=False, sharex=True)[:, 0]
     for panel, size in zip(panels, sizes, strict=False):
         for i, dtype in enumerate(dtypes):
-            found = {row.kind: row.speedup() for row in rows if (row.size, row.dtype) == (size, dtype)}
+            found = {line.kind: line.speedup() for line in lines if (line.size, line.dtype) == (size, dtype)}
             places = [j + (i - (len(dtypes) - 1) / 2) * width for j, kind in enumerate(kinds) if kind in found]
-            # from 1, not from 0: what is slower than PyTorch hangs below the line
+            # bars start at 1, not at 0: a slower kind hangs below the line
             heights = [(found[kind] or 1.0) - 1.0 for kind in kinds if kind in found]
             panel.bar(places, heights, width, bottom=1.0, label=dtype)
         panel.set_yscale("log", base=2)
@@ -63,7 +65,7 @@ def speedups(report: Report, path: Path) -> None:
 
 
 def growth(curves: Sequence[Curve], path: Path) -> None:
-    """Time per unit of work over size, a panel a sweep; flat is linear growth."""
+    """Time per element over size, a panel for each sweep; a flat curve is linear growth."""
     sweeps = list(dict.fromkeys(curve.sweep for curve in curves))
     figure = _figure()(figsize=(8, 3.4 * max(1, len(sweeps))), layout="constrained")
     for panel, sweep in zip(figure.subplots(max(1, len(sweeps)), 1, squeeze=False)[:, 0], sweeps, strict=False):

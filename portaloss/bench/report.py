@@ -1,4 +1,4 @@
-"""What a person sees of a benchmark: a table a size and dtype, the means, failures, and the last line."""
+"""A benchmark in the terminal: a table for each size and dtype, the means, the failures and the last line."""
 
 from __future__ import annotations
 
@@ -7,39 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from portaloss.bench.contenders import MEANINGS, NAMES, WIDENED
-from portaloss.bench.rows import MEANS, Report, Row, failed, geometric_means
-from portaloss.parity.report import MissingExtraError
+from portaloss.bench.lines import MEANS, Line, Report, failed, geometric_means
+from portaloss.console import console
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: What is missing, by the extra that has it.
-EXTRA = "portaloss[bench]"
-
-
-def console(file: Any = None, *, width: int | None = None) -> Console:
-    """Where tables go; of a terminal's own width by default.
-
-    Raises:
-        MissingExtraError: rich is not installed.
-    """
-    try:
-        from rich.console import Console
-    except ImportError as error:
-        raise MissingExtraError("rich", "the table", EXTRA) from error
-    out = file or sys.stdout
-    # a pipe has no width; a table that is cut there would be of no use
-    return Console(file=out, width=width or (None if out.isatty() else 140))
+#: The width of tables in a pipe; and in Markdown, where the lines of a table must not be broken.
+WIDTH, _PAGE = 140, 1000
 
 
 def print_tables(report: Report, *, markdown: bool = False, file: Any = None) -> None:
-    """A table a size and dtype, and one of geometric means; ``markdown`` as a page takes them.
+    """Print a table for each size and dtype, and one of geometric means; as Markdown with ``markdown``.
 
     Raises:
         MissingExtraError: rich is not installed.
     """
-    out = console(file, width=_PAGE if markdown else None)
+    out = console(file, "bench", _PAGE if markdown else WIDTH, fixed=markdown)
     draw = _drawing(out, markdown)
     about = report.about
     place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
@@ -47,34 +32,30 @@ def print_tables(report: Report, *, markdown: bool = False, file: Any = None) ->
     out.print(f"mean reduction on {place}; torch {torch}, portaloss {version}", markup=False)
     if about.get("copy_gb_s"):
         out.print(f"a copy on the device: {max(about['copy_gb_s']):.0f} GB/s")
-    for size, dtype in dict.fromkeys((row.size, row.dtype) for row in report.rows):
-        _print_table(out, [row for row in report.rows if (row.size, row.dtype) == (size, dtype)], about, draw)
-    _print_means(out, report.rows, draw)
-
-
-#: So wide that no row of a table is broken.
-_PAGE = 1000
+    for size, dtype in dict.fromkeys((line.size, line.dtype) for line in report.lines):
+        _print_table(out, [line for line in report.lines if (line.size, line.dtype) == (size, dtype)], about, draw)
+    _print_means(out, report.lines, draw)
 
 
 def _drawing(out: Console, markdown: bool) -> Callable[[str], Table]:
-    """What makes an empty table of a title."""
+    """A function that makes an empty table with a title."""
     from rich import box
     from rich.table import Table
 
     def draw(title: str) -> Table:
         if not markdown:
             return Table(title=title, title_justify="left")
-        out.print(f"\n{title}")  # then rich leaves a line empty
+        out.print(f"\n{title}")  # rich prints an empty line before a table of this kind
         return Table(box=box.MARKDOWN)
 
     return draw
 
 
-def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any], draw: Callable[[str], Table]) -> None:
-    names = [name for name in NAMES if any(row.median(name) for row in rows)]
-    others = [name for name in names if any(row.speedup(name) for row in rows)]
+def _print_table(out: Console, lines: Sequence[Line], about: dict[str, Any], draw: Callable[[str], Table]) -> None:
+    names = [name for name in NAMES if any(line.median(name) for line in lines)]
+    others = [name for name in names if any(line.speedup(name) for line in lines)]
     copy = max(about.get("copy_gb_s") or [0.0])
-    table = draw(f"{rows[0].dtype}, {rows[0].size}: forward + backward; the last columns are times faster")
+    table = draw(f"{lines[0].dtype}, {lines[0].size}: forward + backward; the last columns are times faster")
     for name in "loss", "operands":
         table.add_column(name, no_wrap=True)
     for name in names:
@@ -85,30 +66,30 @@ def _print_table(out: Console, rows: Sequence[Row], about: dict[str, Any], draw:
     table.add_column("memory / eager", justify="right")
     if copy:
         table.add_column("of copy", justify="right")
-    for row in rows:
-        if row.direction != "forward_backward":
+    for line in lines:
+        if line.direction != "forward_backward":
             continue
-        forward = next((one for one in rows if one.kind == row.kind and one.direction == "forward"), row)
-        widened = "*" if row.contenders.get("eager", {}).get("note") == WIDENED else ""
-        cells = [row.kind + widened, " x ".join(map(str, row.shape))]
-        if row.error:
+        forward = next((one for one in lines if one.kind == line.kind and one.direction == "forward"), line)
+        widened = "*" if line.contenders.get("eager", {}).get("note") == WIDENED else ""
+        cells = [line.kind + widened, " x ".join(map(str, line.shape))]
+        if line.error:
             table.add_row(*cells, "FAILED", style="bold red")
             continue
-        cells += [time_text(row.median(name)) for name in names]
-        cells += [number_text(row.speedup(name)) for name in others]
-        cells += [number_text(forward.speedup()), number_text(row.memory())]
+        cells += [time_text(line.median(name)) for name in names]
+        cells += [number_text(line.speedup(name)) for name in others]
+        cells += [number_text(forward.speedup()), number_text(line.memory())]
         if copy:
-            moved = row.contenders.get("portaloss", {}).get("gb_s")
+            moved = line.contenders.get("portaloss", {}).get("gb_s")
             cells.append("–" if moved is None else f"{moved / copy:.0%}")
-        slower = (row.speedup() or 1.0) < 1.0
+        slower = (line.speedup() or 1.0) < 1.0
         table.add_row(*cells, style="yellow" if slower else None)
     out.print(table)
-    if any(one.get("note") == WIDENED for row in rows for one in row.contenders.values()):
+    if any(one.get("note") == WIDENED for line in lines for one in line.contenders.values()):
         out.print(f"* PyTorch's {WIDENED}", markup=False)
 
 
-def _print_means(out: Console, rows: Sequence[Row], draw: Callable[[str], Table]) -> None:
-    means = geometric_means(rows)
+def _print_means(out: Console, lines: Sequence[Line], draw: Callable[[str], Table]) -> None:
+    means = geometric_means(lines)
     columns = [name for name in MEANS if any(mean[name] is not None for mean in means)]
     if not columns:
         return
@@ -125,7 +106,7 @@ def _print_means(out: Console, rows: Sequence[Row], draw: Callable[[str], Table]
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds with a unit that suits them."""
+    """Seconds as text, in s, ms or µs."""
     if seconds is None:
         return "–"
     unit, name = next((one for one in ((1.0, "s"), (1e-3, "ms")) if seconds >= one[0]), (1e-6, "µs"))
@@ -138,21 +119,21 @@ def number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def print_failures(rows: Sequence[Row], *, file: Any = None) -> None:
-    """One line a row that failed; and one a contender that could not run, which is no failure of ours."""
+def print_failures(lines: Sequence[Line], *, file: Any = None) -> None:
+    """Print the lines that failed, and the contenders that could not run, which is not a failure of portaloss."""
     out = file or sys.stderr
-    for row in failed(rows):
-        print(f"FAILED {row}: {row.error}", file=out)
+    for line in failed(lines):
+        print(f"FAILED {line}: {line.error}", file=out)
     said = {
-        f"portaloss: {MEANINGS[name]}, {row.kind} {row.dtype} {row.size}: {about['error']}"
-        for row in rows
-        for name, about in row.contenders.items()
-        if "error" in about and not row.error
+        f"portaloss: {MEANINGS[name]}, {line.kind} {line.dtype} {line.size}: {about['error']}"
+        for line in lines
+        for name, about in line.contenders.items()
+        if "error" in about and not line.error
     }
-    for line in sorted(said):
-        print(line, file=out)
+    for text in sorted(said):
+        print(text, file=out)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(lines: Sequence[Line]) -> str:
     """The last line."""
-    return f"bench: {len(rows) - len(failed(rows))} measured, {len(failed(rows))} failed"
+    return f"bench: {len(lines) - len(failed(lines))} measured, {len(failed(lines))} failed"

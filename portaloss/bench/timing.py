@@ -1,4 +1,4 @@
-"""Time: contenders take turns, so that whatever else the machine does meets them all."""
+"""Timing: contenders take turns, so that disturbances of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-#: Seconds that many calls of something take, for one call.
+#: Times a function over a number of calls; returns the seconds for one call.
 Clock = Callable[[Callable[[], Any], int], float]
 
-#: What is timed lasts as long at least, in seconds: tiny losses are called many times.
+#: The shortest measurement, in seconds: a tiny loss is called many times in one.
 _LEAST = 5e-3
 
-#: Bytes that the copy moves each way: more than any cache holds.
+#: Bytes that the copy reads, and writes: more than any cache holds.
 _COPIED = 1 << 30
 
-#: Rounds at least, however long they take: with fewer a median is no better than any of them.
+#: The least number of rounds, however long they take: the median of fewer would be too noisy.
 _LEAST_ROUNDS = 5
 
 
 def of_cpu(call: Callable[[], Any], number: int) -> float:
-    """By the wall clock."""
+    """Time on the CPU, by the wall clock."""
     start = perf_counter()
     for _ in range(number):
         call()
@@ -34,7 +34,7 @@ def of_cpu(call: Callable[[], Any], number: int) -> float:
 
 
 def of_gpu(call: Callable[[], Any], number: int) -> float:
-    """By events on the GPU. Calls are queued: a launch shows only where the host can't keep up."""
+    """Time on the GPU, by events. Calls are queued: launch time shows only where the host is slower than the GPU."""
     import torch
 
     event: Any = torch.cuda.Event  # it has no types
@@ -58,10 +58,10 @@ def interleaved(
     """The statistics of each call.
 
     Args:
-        calls: by name; warm already.
-        clock: measures.
-        rounds: in each, every call has its turn; every other round in reverse order.
-        seconds: no new round is begun after as many, once there are enough for a median.
+        calls: by name; warmed up already.
+        clock: measures the calls.
+        rounds: in each, every call has its turn; every other round is in reverse order.
+        seconds: no round begins after this time, once there are enough for a median.
     """
     with _no_collection():
         numbers = {name: _number(call, clock) for name, call in calls.items()}
@@ -77,22 +77,22 @@ def interleaved(
 
 
 def _number(call: Callable[[], Any], clock: Clock) -> int:
-    """How many calls last long enough."""
+    """How many calls make up one measurement."""
     once = clock(call, 1)
-    if once < 10 * _LEAST:  # the first one may have met what came before it in the caches, and anyone a disturbance
+    if once < 10 * _LEAST:  # the first call may have found cold caches, and any call may have been disturbed
         once = min(once, clock(call, 1), clock(call, 1))
     return max(1, math.ceil(_LEAST / max(once, 1e-7)))
 
 
 def statistics(times: Sequence[float]) -> dict[str, Any]:
-    """The median and the quartiles, which a few disturbed rounds leave alone, and the least."""
+    """The median and the quartiles, which a few disturbed rounds do not change, and the minimum."""
     first, median, third = (float(x) for x in np.percentile(times, (25, 50, 75)))
     return {"median_s": median, "q1_s": first, "q3_s": third, "min_s": min(times), "rounds": len(times)}
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without Python's garbage collector, which would strike whoever happens to run."""
+    """Disable Python's garbage collector, which would add its time to whichever contender is running."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -103,7 +103,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def copy_bandwidth(device: str, rounds: int) -> float:
-    """GB/s that a copy on a device reads and writes together: what bandwidths are compared with."""
+    """GB/s that a copy on the device reads and writes together; other bandwidths are compared with it."""
     import torch
 
     source = torch.zeros(_COPIED, dtype=torch.uint8, device=device)

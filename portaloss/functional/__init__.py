@@ -1,8 +1,9 @@
 """The losses, with PyTorch's names, arguments, defaults, results and errors.
 
-Each takes NumPy arrays and gives a NumPy array or number, or takes torch tensors and gives a tensor that knows its
-gradients; for NumPy, ``portaloss.value_and_grad`` gives them. A floating dtype is float16, bfloat16 (for NumPy it comes
-from ml_dtypes), float32 or float64; 16-bit operands are computed with in float32. No argument is ever modified.
+Each function takes NumPy arrays and returns a NumPy array or number, or takes torch tensors and returns a tensor that
+autograd can differentiate. For NumPy arrays, ``portaloss.value_and_grad`` returns the gradients. A floating dtype is
+float16, bfloat16 (for NumPy it comes from ml_dtypes), float32 or float64. Arithmetic on 16-bit operands is done in
+float32. No function modifies its arguments.
 
 >>> import numpy as np
 >>> float(mse_loss(np.array([1.0, 3.0]), np.array([0.0, 1.0])))  # (1² + 2²) / 2

@@ -1,4 +1,4 @@
-"""What PyTorch accepts with a warning: size_average and reduce, and a target of another size than the input's."""
+"""Arguments that PyTorch accepts with a warning: size_average, reduce, and a target whose size is not the input's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from portaloss.kinds import LossReduction
 
 
 def warn(message: str, stacklevel: int = 4) -> None:
-    """Warn the caller of the loss; not in a function that is being compiled, which can't warn when it runs."""
+    """Warn the caller of the loss, except while a function is being compiled: a compiled function cannot warn."""
     if not dispatch.compiling():
         warnings.warn(message, stacklevel=stacklevel)
 
 
 def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None, *, own_text: str | None = None) -> str:
-    """The reduction that a call means: the deprecated arguments take precedence, and what is left out counts as True.
+    """The reduction of a call. The deprecated arguments take precedence; one that is not given counts as True.
 
     ============  ======  =============
     size_average  reduce  reduction
@@ -27,13 +27,13 @@ def reduction_of(reduction: str, size_average: bool | None, reduce: bool | None,
     ============  ======  =============
 
     Args:
-        reduction: as given. Most functions take ``"elementwise_mean"`` too, the old name of mean.
+        reduction: as given. Most functions also accept ``"elementwise_mean"``, the old name of mean.
         size_average: deprecated.
         reduce: deprecated.
-        own_text: for functions that do not, what PyTorch says of a wrong reduction: a format.
+        own_text: for functions that do not accept it: a format string, PyTorch's message for a wrong reduction.
 
     Raises:
-        ValueError: own_text is given and reduction is wrong. Otherwise the plan says so.
+        ValueError: own_text is given and reduction is wrong. Without own_text, a wrong reduction is refused later.
     """
     if size_average is None and reduce is None:
         if own_text is not None:
@@ -61,10 +61,10 @@ def _require_reduction(reduction: Any, text: str) -> None:
 
 
 def warn_of_sizes(input: Any, target: Any) -> None:
-    """Warn where a target of another size is about to be broadcast: more often a mistake than meant."""
+    """Warn where a target of another size will be broadcast, which is usually a mistake."""
     try:
         alike = input.shape == target.shape
-    except AttributeError:  # what has no shape is refused later
+    except AttributeError:  # a value without a shape is refused later
         return
     if not alike:
         warn(

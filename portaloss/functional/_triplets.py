@@ -1,4 +1,4 @@
-"""Triplets of integers and complex numbers, which PyTorch takes too: their distances are those of real vectors."""
+"""Triplets of integers and complex numbers, which PyTorch accepts too: their distances become those of real vectors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def triplet_loss(
 def _of_gaps(
     reduction: Any, anchor: Any, positive: Any, negative: Any, *, eps: float, swap: bool, **options: Any
 ) -> Any:
-    """The loss from the moduli |x - y + ε| of the differences, which are taken in the operands' own dtype.
+    """The loss from the moduli |x - y + ε| of the differences, which are computed in the operands' own dtype.
 
-    Their distance from 0 is that of x and y. With swap there are two distances to the negative, and the item is the
-    larger one of the two losses, since it falls with the distance.
+    The distance of the moduli from 0 is that of x from y. With swap, the negative has two distances and the smaller one
+    counts; since the loss falls with the distance, the item is the larger of the two losses.
     """
 
     def gap(x: Any, y: Any) -> Any:
-        with np.errstate(over="ignore"):  # unsigned ones wrap around, as in PyTorch
+        with np.errstate(over="ignore"):  # unsigned integers wrap around, as in PyTorch
             return abs(floating(x - y) + eps)
 
     near = gap(anchor, positive)

@@ -1,4 +1,4 @@
-"""Linear cross-entropy: a linear layer and the cross-entropy of its outputs in one, without storing the logits."""
+"""Linear cross-entropy: a linear layer and the cross-entropy of its outputs, without storing all logits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from portaloss.kinds import LossKind
 
 
 class LinearCrossEntropyExtras(NamedTuple):
-    """What ``return_extras`` gives beside the loss: one value an item each, in float32 (float64 for float64).
+    """What ``return_extras`` adds to the loss: one value for each item, in float32 (float64 for float64).
 
-    They are of the logits after ``softcap``, know nothing of weights, label smoothing and z_loss, and no gradient flows
-    through them.
+    They are computed from the logits after ``softcap``. They do not depend on weights, label smoothing or z_loss, and
+    no gradient flows through them.
     """
 
-    log_probs: Any  #: log p[t] of the target class, 0 where it is ignored; Σ t[c] log p[c] for a distribution
+    log_probs: Any  #: log p[t] of the target class, 0 where it is ignored; Σ t[c] log p[c] for a target distribution
     entropy: Any  #: -Σ p[c] log p[c]
-    accuracy: Any  #: 1 where no class has a larger logit than the target's, else 0; nan where that is ignored
+    accuracy: Any  #: 1 where no class has a larger logit than the target, else 0; nan where the target is ignored
     logsumexp: Any  #: log Σ exp(z)
 
 
@@ -86,57 +86,58 @@ def linear_cross_entropy(
     max_memory: int | None = None,
     return_extras: bool = False,
 ) -> ArrayT | tuple[ArrayT, LinearCrossEntropyExtras]:
-    """Cross-entropy of the logits x Aᵀ + b, of which only a part exists at a time. Also ``fused_linear_cross_entropy``.
+    """Cross-entropy of the logits x Aᵀ + b, computed in chunks of rows. Also named ``fused_linear_cross_entropy``.
 
     Formula, with z = A x + b for each row x of the input, and log p = z - log Σ exp(z) along the classes::
 
         item = -w[t] log p[t]                for a target class t; 0 where t = ignore_index
                -Σ w[c] t[c] log p[c]         for a target distribution t
 
-    A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 where none are given. Label smoothing ε mixes
-    the target with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits;
-    the memory is not. What follows ``options`` PyTorch does not have: with a cap a, z is a tanh((A x + b) / a); z-loss
-    adds ζ (log Σ exp(z))² to each item that is not ignored; and token weights multiply items.
+    A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 by default. Label smoothing ε mixes the target
+    with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits, but only the
+    logits of one chunk of rows are in memory at a time. PyTorch does not have the arguments after ``options``: with a
+    cap a, z is a tanh((A x + b) / a); z-loss adds ζ (log Σ exp(z))² to each item that is not ignored; token weights
+    multiply the items.
 
     Args:
         input: x, of a floating dtype: (D) or (N, D), with D features.
-        linear_weight: A, of input's dtype: (C, D), with C classes; or (C, d1, ..., D) for (N, D), which gives logits
-            (N, C, d1, ...).
+        linear_weight: A, of input's dtype: (C, D), with C classes; or (C, d1, ..., D) for an input (N, D): the
+            logits are then (N, C, d1, ...).
         target: classes from 0 to C - 1 or ignore_index, of an integer dtype: (), (N) or (N, d1, ...); or distributions
             of the shape of the logits and a floating dtype, which need not sum to 1.
         linear_bias: b, of input's dtype and the shape of linear_weight without its last axis.
         weight: w, (C), of input's dtype.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the sum of w[t] over the targets
-            that are not ignored (where all are, the mean is nan), and for target distributions by the number of items,
+            that are not ignored (nan where all are ignored), and for target distributions by the number of items,
             also with weight, or ``"sum"``.
-        ignore_index: the target class whose items are 0 and whose rows give no gradient; None stands for -100.
+        ignore_index: a target class; rows with it have an item of 0 and add no gradient. None means -100.
         label_smoothing: ε, from 0 to 1.
-        options: None, or PyTorch's LinearCrossEntropyOptions. They say how large the parts are in which PyTorch works,
-            and in what it adds up. Here the memory that is free decides the first, and the accumulator is always at
-            least float32: the results do not depend on options, and there is no need to give any.
+        options: None, or PyTorch's LinearCrossEntropyOptions, which set its chunk size and accumulator dtype. They are
+            accepted and have no effect: here max_memory sets the chunk size, and the accumulator is at least float32.
         softcap: a, positive; None for no cap.
-        z_loss: ζ, such as 1e-4; class weights do not apply to it, token weights do.
-        token_weight: one a target, of the items' shape and a floating dtype. The mean divides by the sum of the token
-            weights (each times w[t], where there are class weights) of the targets that are not ignored. For a gradient
-            to token weights, multiply items of reduction none.
-        normalizer: what the mean divides by instead, a number or an array of one, which may be on the device: the
-            tokens of all the batches whose gradients are added up, say.
-        max_memory: bytes of scratch, beyond the loss and the gradients, that the parts are sized for; by default 48 MiB
-            on a CPU and 1 GiB on a GPU. A part has at least one row on a GPU, and 8 on a CPU, however small it is.
-        return_extras: also return what is known of each row, which costs no second pass (under torch.compile it does).
+        z_loss: ζ ≥ 0, such as 1e-4. Class weights do not multiply this term, token weights do.
+        token_weight: one weight for each target, of the items' shape and a floating dtype. The mean divides by the sum
+            of the token weights (each times w[t], with class weights) of the targets that are not ignored. It gets no
+            gradient: for one, multiply the items of reduction none by the token weights instead.
+        normalizer: a number, or an array of one number, that the mean divides by instead. It may be on the device. An
+            example is the number of tokens in all batches whose gradients are accumulated.
+        max_memory: bytes of scratch memory, beyond the loss and the gradients, that chunks are sized for: 72 MiB by
+            default on a CPU and 1 GiB on a GPU. A chunk has at least 8 rows on a CPU and one on a GPU.
+        return_extras: whether to return ``LinearCrossEntropyExtras`` too. They come from the same pass over the logits,
+            except under torch.compile, where they need a second one.
 
     Returns:
         The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The
         gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight. With
-        return_extras, a pair of it and of a ``LinearCrossEntropyExtras``.
+        return_extras, a pair of the loss and the extras.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: the batch sizes of input and target differ, reduction is none of the three, softcap, z_loss or
-            max_memory is negative, softcap or max_memory 0, or a normalizer comes with another reduction than mean.
-        RuntimeError: another shape or dtype does not fit, label_smoothing is outside of [0, 1], or ignore_index comes
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: the batch sizes of input and target differ, reduction is unknown, z_loss is negative,
+            softcap or max_memory is not positive, or a normalizer is given with a reduction other than mean.
+        RuntimeError: another shape or dtype is wrong, label_smoothing is outside of [0, 1], or ignore_index is given
             with target distributions.
-        IndexError: a target is no class; it says which and where.
+        IndexError: a target is not a class; the message says which one and where.
         NotImplementedError: input is not of a floating dtype.
 
     Source: Erik Wijmans, Brody Huval, Alexander Hertzberg, Vladlen Koltun and Philipp Krähenbühl, "Cut Your Losses in
@@ -182,7 +183,7 @@ def linear_cross_entropy(
 
 
 def _positive(name: str, value: Any) -> Any:
-    """0 for None, which is what kernels take for it."""
+    """The value, or 0 for None, as the backends expect it."""
     if value is None:
         return 0
     if isinstance(value, (int, float)) and not value > 0:
@@ -191,7 +192,7 @@ def _positive(name: str, value: Any) -> Any:
 
 
 def _as_operand(normalizer: Any, reduction: str, input: Any) -> Any:
-    """A number as an array of input's library and device."""
+    """The normalizer as an operand: a number becomes an array of input's library and device."""
     if normalizer is None:
         return None
     if reduction != "mean":

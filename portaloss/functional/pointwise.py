@@ -1,4 +1,4 @@
-"""Pointwise losses of probabilities, likelihoods and margins; those of an error are in ``regression``."""
+"""Pointwise losses of probabilities, likelihoods and margins; losses of an error are in ``regression``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def binary_cross_entropy(
 
         item = -w (t log x + (1 - t) log(1 - x))
 
-    with x the input, t the target and w the weight, 1 where none is given. Each log is at least -100, so that
-    0 · log 0 = 0 and a wrong certainty costs 100. The derivative by x is w (x - t) / max(x (1 - x), 1e-12).
+    with x the input, t the target and w the weight, 1 by default. Each log is clamped to at least -100, so that
+    0 · log 0 = 0 and the largest item is 100 w. The derivative with respect to x is w (x - t) / max(x (1 - x), 1e-12).
 
     Args:
         input: x, probabilities from 0 to 1, of any shape and a floating dtype.
@@ -47,8 +47,8 @@ def binary_cross_entropy(
         to weight.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three, or target has not the shape of input.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown, or target does not have the shape of input.
         RuntimeError: input or target is outside of [0, 1], their dtypes differ, weight does not broadcast, or it
             requires a gradient.
         NotImplementedError: input is not of a floating dtype.
@@ -58,7 +58,7 @@ def binary_cross_entropy(
 
     >>> import numpy as np
     >>> items = binary_cross_entropy(np.array([0.5, 0.25]), np.array([1.0, 0.0]), reduction="none")
-    >>> np.exp(-items).round(6).tolist()  # exp(-item) is the probability given to what happened
+    >>> np.exp(-items).round(6).tolist()  # exp(-item) is the probability of the target
     [0.5, 0.75]
     """
     reduction = reduction_of(reduction, size_average, reduce)
@@ -79,13 +79,13 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Array | None = None,
 ) -> ArrayT:
-    """Binary cross-entropy of logits: of probabilities σ(x) = 1 / (1 + exp(-x)), without forming them.
+    """Binary cross-entropy of logits x, whose probabilities σ(x) = 1 / (1 + exp(-x)) are not computed explicitly.
 
     Formula::
 
         item = -w (p t log σ(x) + (1 - t) log(1 - σ(x)))
 
-    with x the input, t the target, w the weight and p the weight of positives; w and p are 1 where none is given.
+    with x the input, t the target, w the weight and p the weight of positives; w and p are 1 by default.
 
     Args:
         input: x, logits, of any shape and a floating dtype.
@@ -94,16 +94,16 @@ def binary_cross_entropy_with_logits(
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
-        pos_weight: p > 0, broadcast to the shape of input: usually one value a class, along the last axis. Above 1 it
-            raises recall, below 1 precision.
+        pos_weight: p > 0, broadcast to the shape of input: usually one value for each class, along the last axis. A
+            value above 1 raises recall, one below 1 raises precision.
 
     Returns:
         The loss, in the dtype of target: items of the shape of input, or one number. The gradient flows to input and
         target, not to weight and pos_weight.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three, or target has not the shape of input.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown, or target does not have the shape of input.
         RuntimeError: weight or pos_weight does not broadcast, or requires a gradient, or target is not of a floating
             dtype.
         NotImplementedError: input is not of a floating dtype.
@@ -139,7 +139,7 @@ def kl_div(
         item = t (log t - x)          with log_target False; 0 where t = 0
                exp(t) (t - x)         with log_target True
 
-    with x the input and t the target. The divergence of a distribution is the sum of its items.
+    with x the input and t the target. The divergence of two distributions is the sum of their items.
 
     Args:
         input: x, log-probabilities, of any shape and a floating dtype.
@@ -147,7 +147,7 @@ def kl_div(
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"batchmean"``, which divides their sum by the length of input's first
-            axis, ``"mean"``, which divides by the number of items (and warns, since it is not the divergence), or
+            axis, ``"mean"``, which divides by the number of items (and warns that this is not the divergence), or
             ``"sum"``.
         log_target: whether target holds log-probabilities.
 
@@ -156,8 +156,8 @@ def kl_div(
         flows to input and target.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or log_target is no bool.
-        ValueError: reduction is none of the four, or ``"batchmean"`` comes with size_average or reduce.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or log_target is not a bool.
+        ValueError: reduction is unknown, or ``"batchmean"`` comes with size_average or reduce.
         RuntimeError: the shapes do not broadcast, or an operand is not of a floating dtype.
 
     Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical Statistics 22
@@ -180,7 +180,7 @@ def kl_div(
             stacklevel=3,
         )
     reduction = reduction_of(reduction, size_average, reduce)
-    if are_integers(input, target):  # of these there is no dtype to make a plan for
+    if are_integers(input, target):  # refused here: no plan exists for integer dtypes
         checks.require_no_integers(input=input, target=target)
     loss: ArrayT = dispatch.loss(
         LossKind.KL_DIV,
@@ -213,12 +213,12 @@ def poisson_nll_loss(
     depend on x: t log t - t + log(2πt) / 2 where t > 1, else 0.
 
     Args:
-        input: x, of any shape; not negative with log_input False. Integers count as float32.
+        input: x, of any shape; not negative with log_input False. Integers are converted to float32.
         target: t, counts; broadcast with input.
-        log_input: whether input is the log of the rate.
+        log_input: whether input is the log of the rate, not the rate itself.
         full: whether to add the term of Stirling's approximation.
         size_average: deprecated, use reduction.
-        eps: ε, keeps log(0) away with log_input False.
+        eps: ε, avoids log(0) with log_input False.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
 
@@ -227,8 +227,8 @@ def poisson_nll_loss(
         flows to input and target.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: reduction is none of the three.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: reduction is unknown.
         RuntimeError: the shapes do not broadcast.
 
     Source: J. A. Nelder and R. W. M. Wedderburn, "Generalized Linear Models", Journal of the Royal Statistical Society
@@ -252,7 +252,7 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Negative log-likelihood under a normal distribution whose variance is predicted too.
+    """Negative log-likelihood under a normal distribution; the variance is predicted, too.
 
     Formula, with v = max(var, ε)::
 
@@ -263,10 +263,10 @@ def gaussian_nll_loss(
     Args:
         input: x, the predicted mean, of any shape and a floating dtype.
         target: t, broadcast with input.
-        var: the predicted variance, not negative: a number; or of the shape of input, of that without its last axis
-            (one variance for each row), or of that with 1 in place of one axis.
+        var: the predicted variance, not negative: a number, or an array of one of three shapes: that of input, that of
+            input without its last axis (one variance for each row), or that of input with 1 in place of one axis.
         full: whether to add the constant.
-        eps: ε, the least variance. The gradient passes through max as if it were not there.
+        eps: ε, the smallest variance used. The derivative treats max as the identity, also where var < ε.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
 
     Returns:
@@ -274,8 +274,8 @@ def gaussian_nll_loss(
         flows to input, target and var.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: var is negative somewhere or of another shape, or reduction is none of the three.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: var is negative somewhere or of another shape, or reduction is unknown.
         RuntimeError: the shapes do not broadcast.
         NotImplementedError: no operand is of a floating dtype.
 
@@ -304,20 +304,20 @@ def hinge_embedding_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Hinge embedding: distances of similar pairs are to be small, those of dissimilar ones at least the margin.
+    """Hinge embedding: similar pairs should have small distances, dissimilar ones distances of at least the margin.
 
     Formula::
 
         item = x                      where t = 1
                max(0, margin - x)     where t = -1
 
-    with x the input and t the target. At x = margin the derivative for t = -1 is that of the slope, -1. A target that
-    is neither 1 nor -1 counts as both: the two items are added.
+    with x the input and t the target. For t = -1, the derivative at x = margin is -1, as on the slope. If a target is
+    neither 1 nor -1, the two items are added.
 
     Args:
         input: x, distances, of any shape and a floating dtype.
         target: t, 1 or -1, of any dtype; broadcast with input.
-        margin: the distance at which a dissimilar pair costs nothing.
+        margin: the distance from which on a dissimilar pair has an item of 0.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -326,13 +326,13 @@ def hinge_embedding_loss(
         The loss, in the dtype of input: items of the broadcast shape, or one number. The gradient flows to input.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
-        ValueError: reduction is none of the three.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or margin is not a number.
+        ValueError: reduction is unknown.
         RuntimeError: the shapes do not broadcast.
         NotImplementedError: no operand is of a floating dtype.
 
     Source: Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality Reduction by Learning an Invariant Mapping",
-    CVPR 2006, with squares; ``torch.nn.functional.hinge_embedding_loss``.
+    CVPR 2006, where the terms are squared; ``torch.nn.functional.hinge_embedding_loss``.
 
     >>> import numpy as np
     >>> hinge_embedding_loss(np.array([0.25, 0.25]), np.array([1, -1]), reduction="none").tolist()  # 0.25, 1 - 0.25
@@ -353,20 +353,20 @@ def margin_ranking_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Margin ranking: of two scores, the one that ranks higher is to lead by at least the margin.
+    """Margin ranking: of two scores, the one that ranks higher should be larger by at least the margin.
 
     Formula::
 
         item = max(0, -t (x₁ - x₂) + margin)
 
-    with x₁ and x₂ the inputs and t the target: 1 where x₁ ranks higher, -1 where x₂ does. At the kink the
-    derivative is that of the slope.
+    with x₁ and x₂ the inputs and t the target: 1 where x₁ ranks higher, -1 where x₂ does. At the kink, where the second
+    argument of max is 0, the derivative is that of the slope.
 
     Args:
         input1: x₁, scores, of any shape. If all operands are integers, the loss is float32.
-        input2: x₂, with as many axes as input1; broadcast with it.
-        target: t, 1 or -1, of any dtype, with as many axes as input1; broadcast with it.
-        margin: the lead at which a pair costs nothing.
+        input2: x₂, with the same number of axes as input1; broadcast with it.
+        target: t, 1 or -1, of any dtype, with the same number of axes as input1; broadcast with it.
+        margin: the difference from which on a pair has an item of 0.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -376,9 +376,9 @@ def margin_ranking_loss(
         flows to input1, input2 and, where it is of a floating dtype, target.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
-        ValueError: reduction is none of the three.
-        RuntimeError: the operands have not all as many axes, or do not broadcast.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or margin is not a number.
+        ValueError: reduction is unknown.
+        RuntimeError: the operands differ in their number of axes, or do not broadcast.
 
     Source: Ralf Herbrich, Thore Graepel and Klaus Obermayer, "Large Margin Rank Boundaries for Ordinal Regression",
     Advances in Large Margin Classifiers (MIT Press, 2000); ``torch.nn.functional.margin_ranking_loss``.

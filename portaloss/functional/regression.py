@@ -27,24 +27,24 @@ def mse_loss(
 
         item = w (x - t)²
 
-    with x the input, t the target and w the weight, 1 where none is given.
+    with x the input, t the target and w the weight, 1 by default.
 
     Args:
         input: x, of any shape and a floating dtype.
         target: t, of the shape of input; another shape is broadcast, with a warning.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
-        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or by the sum
-            of weight where it is given, or ``"sum"``.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items (by the sum of
+            weight where weight is given), or ``"sum"``.
         weight: w ≥ 0, of the shape of input.
 
     Returns:
         The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
-        flows to input, target and weight; with ``"mean"`` also through the sum of weight that it divides by.
+        flows to input, target and weight; with ``"mean"`` also through the sum of weight in the divisor.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three, or weight has not the shape of input.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown, or weight does not have the shape of input.
         RuntimeError: the shapes do not broadcast.
         NotImplementedError: no operand is of a floating dtype.
 
@@ -69,30 +69,30 @@ def l1_loss(
     reduction: str = "mean",
     weight: Array | None = None,
 ) -> ArrayT:
-    """Mean absolute error: the size of each error.
+    """Mean absolute error: the absolute value of each error.
 
     Formula::
 
         item = w |x - t|
 
-    with x the input, t the target and w the weight, 1 where none is given. At x = t the gradient is 0.
+    with x the input, t the target and w the weight, 1 by default. At x = t the gradient is 0.
 
     Args:
-        input: x, of any shape and a floating or complex dtype; |e| is then the modulus.
+        input: x, of any shape and a floating or complex dtype; for complex numbers |x - t| is the modulus.
         target: t, of the shape of input; another shape is broadcast, with a warning.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
-        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or by the sum
-            of weight where it is given, or ``"sum"``.
+        reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items (by the sum of
+            weight where weight is given), or ``"sum"``.
         weight: w ≥ 0, of the shape of input.
 
     Returns:
         The loss, in the dtype that the operands promote to: items of the broadcast shape, or one number. The gradient
-        flows to input, target and weight; with ``"mean"`` also through the sum of weight that it divides by.
+        flows to input, target and weight; with ``"mean"`` also through the sum of weight in the divisor.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three, or weight has not the shape of input.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown, or weight does not have the shape of input.
         RuntimeError: the shapes do not broadcast.
         NotImplementedError: no operand is of a floating dtype.
 
@@ -113,7 +113,7 @@ def l1_loss(
 
 
 def _moduli(input: Any, target: Any) -> dict[str, Any]:
-    """Real operands whose errors are the moduli of complex ones."""
+    """Real operands whose L1 items are the moduli of the complex differences."""
     checks.broadcast_shape(input=input.shape, target=target.shape)
     modulus = abs(input - target)
     return {"input": modulus, "target": zero(modulus)}
@@ -127,14 +127,14 @@ def smooth_l1_loss(
     reduction: str = "mean",
     beta: float = 1.0,
 ) -> ArrayT:
-    """Smooth L1: the absolute error, rounded off to a parabola near zero.
+    """Smooth L1: the absolute error, with a parabola in place of the kink at zero.
 
     Formula, with e = x - t, x the input and t the target::
 
         item = e² / (2β)    where |e| < β
                |e| - β/2    elsewhere
 
-    β is ``beta``. With β = 0 it is the L1 loss; it is Huber's loss with δ = β, divided by β.
+    β is ``beta``. With β = 0 it is the L1 loss; with β > 0 it is Huber's loss with δ = β, divided by β.
 
     Args:
         input: x, of any shape and a floating dtype.
@@ -149,8 +149,8 @@ def smooth_l1_loss(
         flows to input and target.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or beta is no number.
-        ValueError: reduction is none of the three.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or beta is not a number.
+        ValueError: reduction is unknown.
         RuntimeError: beta is negative, or the shapes do not broadcast.
         NotImplementedError: no operand is of a floating dtype.
 
@@ -169,14 +169,14 @@ def smooth_l1_loss(
 def huber_loss(
     input: ArrayT, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array | None = None
 ) -> ArrayT:
-    """Huber's loss: squared for small errors, absolute for large ones, so that an outlier pulls with a bounded force.
+    """Huber's loss: squared for small errors, absolute for large ones, so that the gradient of an outlier is bounded.
 
     Formula, with e = x - t, x the input and t the target::
 
         item = w e² / 2            where |e| ≤ δ
                w δ (|e| - δ/2)     elsewhere
 
-    δ is ``delta``, and w the weight, 1 where none is given.
+    δ is ``delta``, and w the weight, 1 by default.
 
     Args:
         input: x, of any shape and a floating dtype.
@@ -191,11 +191,11 @@ def huber_loss(
         target and weight.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or delta is no number.
-        ValueError: reduction is none of the three, or weight has not the shape of input.
-        RuntimeError: delta is not positive, the shapes do not broadcast, or target is of a floating dtype and input is
-            not.
-        NotImplementedError: neither is of a floating dtype.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or delta is not a number.
+        ValueError: reduction is unknown, or weight does not have the shape of input.
+        RuntimeError: delta is not positive, the shapes do not broadcast, or input is of an integer dtype and target is
+            of a floating one.
+        NotImplementedError: neither input nor target is of a floating dtype.
 
     Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35 (1964);
     ``torch.nn.functional.huber_loss``.
@@ -213,7 +213,7 @@ def huber_loss(
 
 
 def _refuse_integers(input: Any, target: Any) -> None:
-    """An integer input has PyTorch's two errors: the target's dtype says which."""
+    """Refuse an integer input with the error that PyTorch raises, which depends on the dtype of the target."""
     if not has_shape(input, target) or not are_integers(input):
         return
     if are_integers(target):

@@ -1,4 +1,4 @@
-"""Losses of a row: all classes, or all features, of a sample. Cross-entropy, NLL, margins, distances."""
+"""Losses with one item for each row, over its classes or features: cross-entropy, NLL, margins, distances."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def nll_loss(
 
     Formula::
 
-        item = -w[t] x[t]        0 where t = ignore_index
+        item = -w[t] x[t]        (0 where t = ignore_index)
 
-    with x the input's row, t its target class and w the class weights, 1 where none are given.
+    with x the input's row, t its target class and w the class weights, 1 by default.
 
     Args:
         input: x, log-probabilities of a floating dtype: (C), (N, C) or (N, C, d1, ...), with C classes.
         target: t, classes from 0 to C - 1 or ignore_index, of an integer dtype: (), (N) or (N, d1, ...).
         weight: w, (C), of input's dtype.
         size_average: deprecated, use reduction.
-        ignore_index: the target whose items are 0 and whose rows get no gradient.
+        ignore_index: a target; rows with it have an item and a gradient of 0.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the sum of w[t] over the targets
-            that are not ignored (where all are, the mean is nan), or ``"sum"``.
+            that are not ignored (nan where all are ignored), or ``"sum"``.
 
     Returns:
         The loss, in the dtype of input: items of the shape of target, or one number. The gradient flows to input only.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: the batch sizes of input and target differ, or reduction is none of the three.
-        RuntimeError: target has another shape otherwise or is not of an integer dtype, or weight has another shape or
-            dtype, or requires a gradient.
-        IndexError: a target is no class; it says which and where.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: the batch sizes of input and target differ, or reduction is unknown.
+        RuntimeError: target has a wrong shape in another way or is not of an integer dtype, or weight has a wrong shape
+            or dtype, or requires a gradient.
+        IndexError: a target is not a class; the message says which one and where.
         NotImplementedError: input is not of a floating dtype.
 
     Source: R. A. Fisher, "On the Mathematical Foundations of Theoretical Statistics", Philosophical Transactions of the
@@ -78,8 +78,8 @@ def cross_entropy(
         item = -w[t] log p[t]                for a target class t; 0 where t = ignore_index
                -Σ w[c] t[c] log p[c]         for a target distribution t
 
-    with x the input's row and w the class weights, 1 where none are given. Label smoothing ε mixes the target with the
-    uniform distribution: (1 - ε) t + ε / C. The derivative by x, without weights, is p Σt - t.
+    with x the input's row and w the class weights, 1 by default. Label smoothing ε mixes the target with the
+    uniform distribution: (1 - ε) t + ε / C. The derivative with respect to x, without weights, is p Σt - t.
 
     Args:
         input: x, logits of a floating dtype: (C), (N, C) or (N, C, d1, ...), with C classes.
@@ -87,10 +87,10 @@ def cross_entropy(
             of the shape of input and a floating dtype, which need not sum to 1.
         weight: w, (C), of input's dtype.
         size_average: deprecated, use reduction.
-        ignore_index: the target class whose items are 0 and whose rows get no gradient.
+        ignore_index: a target class; rows with it have an item and a gradient of 0.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the sum of w[t] over the targets
-            that are not ignored (where all are, the mean is nan), and for target distributions by the number of items,
+            that are not ignored (nan where all are ignored), and for target distributions by the number of items,
             also with weight, or ``"sum"``.
         label_smoothing: ε, from 0 to 1.
 
@@ -99,11 +99,11 @@ def cross_entropy(
         flows to input, and with target distributions to target and weight.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: the batch sizes of input and target differ, or reduction is none of the three.
-        RuntimeError: target has another shape or dtype otherwise, weight has another shape or dtype, label_smoothing is
-            outside of [0, 1], or ignore_index ≥ 0 comes with target distributions.
-        IndexError: a target is no class; it says which and where.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: the batch sizes of input and target differ, or reduction is unknown.
+        RuntimeError: target has a wrong shape in another way or a wrong dtype, weight has a wrong shape or dtype,
+            label_smoothing is outside of [0, 1], or ignore_index ≥ 0 is given with target distributions.
+        IndexError: a target is not a class; the message says which one and where.
         NotImplementedError: input is not of a floating dtype.
 
     Source: John S. Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs, with
@@ -134,20 +134,20 @@ def multi_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Multi-class hinge: the target class is to score above each other class by the margin.
+    """Multi-class hinge: the score of the target class should exceed that of each other class by the margin.
 
     Formula::
 
         item = w[t] Σ_{c ≠ t} max(0, margin - x[t] + x[c])^p / C
 
-    with x the input's row, t its target class and w the class weights, 1 where none are given. At the kink the
+    with x the input's row, t its target class and w the class weights, 1 by default. At the kink the
     derivative is 0.
 
     Args:
         input: x, scores of a floating dtype: (C) or (N, C), with C ≥ 1 classes.
         target: t, classes from 0 to C - 1, of an integer dtype: () or (N).
         p: the exponent, 1 or 2.
-        margin: the lead that costs nothing.
+        margin: the difference of scores from which on a class adds nothing.
         weight: w, (C), of input's dtype.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
@@ -158,12 +158,12 @@ def multi_margin_loss(
         The loss, in the dtype of input: items of the shape of target, or one number. The gradient flows to input only.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: p is neither 1 nor 2, weight is not one-dimensional, or reduction is none of the three.
-        RuntimeError: input or target has another shape, target is not of an integer dtype, weight has another length or
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: p is neither 1 nor 2, weight is not one-dimensional, or reduction is unknown.
+        RuntimeError: input or target has a wrong shape, target is not of an integer dtype, weight has a wrong length or
             dtype, or requires a gradient.
-        IndexError: a target is no class; it says which and where. (It is a RuntimeError too, which is what PyTorch
-            raises.)
+        IndexError: a target is not a class; the message says which one and where. (The error is a RuntimeError too,
+            which is what PyTorch raises.)
         NotImplementedError: input is not of a floating dtype.
 
     Source: Jason Weston and Chris Watkins, "Support Vector Machines for Multi-Class Pattern Recognition", ESANN 1999;
@@ -186,7 +186,7 @@ def multilabel_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Multi-label hinge: each class of a set is to score above each class outside of it by 1.
+    """Multi-label hinge: the score of each class in a set should exceed that of each class outside of it by 1.
 
     Formula::
 
@@ -197,7 +197,7 @@ def multilabel_margin_loss(
     Args:
         input: x, scores of a floating dtype: (C) or (N, C), with C ≥ 1 classes.
         target: the classes of each row's set, from 0 to C - 1, of an integer dtype and the shape of input. The first
-            -1 ends the set; what comes after it does not count.
+            -1 ends the set; the numbers after it are ignored.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -206,11 +206,11 @@ def multilabel_margin_loss(
         The loss, in the dtype of input: items () or (N), or one number. The gradient flows to input.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three.
-        RuntimeError: input or target has another shape, or target is not of an integer dtype.
-        IndexError: a target is neither a class nor -1; it says which and where. (It is a RuntimeError too, which is
-            what PyTorch raises.)
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown.
+        RuntimeError: input or target has a wrong shape, or target is not of an integer dtype.
+        IndexError: a target is neither a class nor -1; the message says which one and where. (The error is a
+            RuntimeError too, which is what PyTorch raises.)
         NotImplementedError: input is not of a floating dtype.
 
     Source: André Elisseeff and Jason Weston, "A Kernel Method for Multi-Labelled Classification", NIPS 14 (2001);
@@ -234,13 +234,13 @@ def multilabel_soft_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Multi-label logistic: the mean over the classes of a binary cross-entropy of logits.
+    """Multi-label logistic loss: the mean of the binary cross-entropy of logits over the classes.
 
     Formula, with σ(x) = 1 / (1 + exp(-x))::
 
         item = -Σ w (t log σ(x) + (1 - t) log(1 - σ(x))) / C
 
-    with x the input's row, t the target's and w the weight, 1 where none is given.
+    with x, t and w the rows of the input, the target and the weight; w is 1 by default.
 
     Args:
         input: x, logits of a floating dtype: (..., C), with C classes.
@@ -256,10 +256,10 @@ def multilabel_soft_margin_loss(
         number. The gradient flows to input, target and weight.
 
     Raises:
-        TypeError: an operand is no array, or NumPy arrays and torch tensors are mixed.
-        ValueError: reduction is none of the three.
+        TypeError: an operand is not an array, or NumPy arrays and torch tensors are mixed.
+        ValueError: reduction is unknown.
         RuntimeError: the shapes do not broadcast.
-        IndexError: input has no axis.
+        IndexError: input has no axes.
         NotImplementedError: input is not of a floating dtype.
 
     Source: Matthew R. Boutell, Jiebo Luo, Xipeng Shen and Christopher M. Brown, "Learning Multi-Label Scene
@@ -285,7 +285,7 @@ def cosine_embedding_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Cosine embedding: similar rows are to point the same way, dissimilar ones at least apart by the margin.
+    """Cosine embedding: similar rows should have a cosine of 1, dissimilar ones a cosine of at most the margin.
 
     Formula, with cos = x₁·x₂ / √((x₁·x₁ + ε)(x₂·x₂ + ε)) and ε = 1e-12::
 
@@ -296,10 +296,10 @@ def cosine_embedding_loss(
     with x₁ and x₂ rows of the inputs and t the target.
 
     Args:
-        input1: x₁, (D) or (N, D), with D features. Integers count as float32.
+        input1: x₁, (D) or (N, D), with D features. Integers are converted to float32.
         input2: x₂, of the shape of input1 or one that broadcasts with it.
         target: t, 1 or -1, of any dtype: () or (N).
-        margin: the cosine at which dissimilar rows cost nothing; from 0 to 0.5 is usual.
+        margin: the cosine up to which dissimilar rows have an item of 0; usually from 0 to 0.5.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -309,9 +309,9 @@ def cosine_embedding_loss(
         and input2.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or margin is no number.
-        ValueError: reduction is none of the three.
-        RuntimeError: an operand has another number of axes, or the shapes do not broadcast.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or margin is not a number.
+        ValueError: reduction is unknown.
+        RuntimeError: an operand has a wrong number of axes, or the shapes do not broadcast.
 
     Source: Jane Bromley, Isabelle Guyon, Yann LeCun, Eduard Säckinger and Roopak Shah, "Signature Verification Using a
     'Siamese' Time Delay Neural Network", NIPS 6 (1993); ``torch.nn.functional.cosine_embedding_loss``.
@@ -342,24 +342,24 @@ def triplet_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> ArrayT:
-    """Triplet margin: an anchor is to be nearer to the positive than to the negative, by the margin.
+    """Triplet margin: an anchor should be nearer to the positive than to the negative, by at least the margin.
 
     Formula, with d(x, y) = ‖x - y + ε‖ₚ::
 
         item = max(0, d(a, p) - d(a, n) + margin)
 
-    with a the anchor's row, p the positive's, n the negative's and ε ``eps``. With ``swap`` the smaller of d(a, n) and
-    d(p, n) takes the place of d(a, n).
+    with a, p and n the rows of anchor, positive and negative, and ε ``eps``. With ``swap``, the smaller of d(a, n) and
+    d(p, n) replaces d(a, n).
 
     Args:
-        anchor: a, (D) or (N, D), or with more axes before the features. Integers and complex numbers are taken
-            too: the loss is real.
-        positive: p, with as many axes as anchor; broadcast with it.
-        negative: n, with as many axes as anchor; broadcast with it.
-        margin: the lead that costs nothing, > 0.
-        p: the norm, ≥ 0, infinity included.
+        anchor: a, (D) or (N, D), or with more axes before the features. Integers and complex numbers are accepted
+            too; the loss is always real.
+        positive: p, with the same number of axes as anchor; broadcast with it.
+        negative: n, with the same number of axes as anchor; broadcast with it.
+        margin: the difference of the distances from which on the item is 0; > 0.
+        p: the exponent of the norm, any number or ±inf, as in PyTorch; it is a norm for p ≥ 1.
         eps: ε, added to each difference; it keeps the derivative of the norm finite.
-        swap: whether the negative may be compared with the positive instead.
+        swap: whether the distance of the positive from the negative counts, too.
         size_average: deprecated, use reduction.
         reduce: deprecated, use reduction.
         reduction: ``"none"`` for the items, ``"mean"``, which divides their sum by the number of items, or ``"sum"``.
@@ -369,9 +369,9 @@ def triplet_margin_loss(
         number. The gradient flows to anchor, positive and negative.
 
     Raises:
-        TypeError: an operand is no array, NumPy arrays and torch tensors are mixed, or an option is of a wrong type.
-        ValueError: margin is not positive, or reduction is none of the three.
-        RuntimeError: the operands have not all as many axes, do not broadcast, or p is negative.
+        TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
+        ValueError: margin is not positive, or reduction is unknown.
+        RuntimeError: the operands differ in their number of axes, or do not broadcast.
 
     Source: Kilian Q. Weinberger, John Blitzer and Lawrence K. Saul, "Distance Metric Learning for Large Margin Nearest
     Neighbor Classification", NIPS 18 (2005); for swap, Vassileios Balntas, Edgar Riba, Daniel Ponsa and Krystian

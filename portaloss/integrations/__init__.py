@@ -1,1 +1,1 @@
-"""Switches for libraries that have losses of their own; each module needs its library and loads it when imported."""
+"""Switches for libraries that have losses of their own. Importing a module here imports its library."""

@@ -1,9 +1,9 @@
-"""Hugging Face's causal language models with portaloss's fused loss: their logits are never in memory.
+"""Hugging Face's causal language models with portaloss's fused loss, which never stores all logits.
 
 from portaloss.integrations.transformers import patch, unpatch
 
-patch(model)    # and train as before
-unpatch(model)  # and it is as it was
+patch(model)    # then train as before
+unpatch(model)  # restores the model
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from torch import Tensor
 from portaloss import dispatch
 from portaloss.kinds import LossKind
 
-#: What a configuration may ask of logits between the matrix and the loss, which are not there here.
+#: Fields of a configuration that change the logits before the loss; the fused loss does not implement them.
 _LOGIT_OPTIONS = ("logits_scaling", "logit_scale", "router_aux_loss_coef")
 
-#: What the loss takes, and the model beneath it does not.
+#: Arguments of the loss that the base model does not take.
 _OF_THE_LOSS = ("labels", "num_items_in_batch", "shift_labels", "ignore_index", "logits_to_keep", "return_dict")
 
 
 def patch(model: Any) -> Any:
     """Have a causal language model compute its training loss by ``portaloss.functional.linear_cross_entropy``.
 
-    A forward pass with labels gives the same loss as before, and None for logits, which are what the memory is saved
-    of. One without labels, as in ``generate``, is untouched. The model's own type and weights stay as they are.
+    A forward pass with labels gives the same loss as before, and None for the logits: not storing them is what saves
+    memory. A forward pass without labels, as in ``generate``, does not change; nor do the model's type and weights.
 
     Args:
-        model: a model such as LlamaForCausalLM: a base model, and one linear layer on top of it.
+        model: a base model with one linear layer on top of it, such as LlamaForCausalLM.
 
     Returns:
         The model.
 
     Raises:
         TypeError: the model has no linear layer on top of a base model.
-        NotImplementedError: its configuration does more to logits than that.
+        NotImplementedError: its configuration changes the logits after the linear layer.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, torch.nn.Linear) or getattr(model, "base_model", model) is model:
@@ -59,16 +59,16 @@ def patch(model: Any) -> Any:
 
 
 def unpatch(model: Any) -> Any:
-    """Undo ``patch``; nothing happens to a model that is not patched. Returns the model."""
+    """Undo ``patch``. A model that is not patched is left as it is. Returns the model."""
     if hasattr(model.forward, "_portaloss"):
-        del model.forward  # the instance's; the class's is behind it
+        del model.forward  # the instance's attribute: the class's method becomes visible again
     return model
 
 
 def _fused(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(forward)
 
-    @wraps(forward)  # trainers look at the signature
+    @wraps(forward)  # trainers inspect the signature
     def fused(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         arguments = {**given.arguments, **given.arguments.pop("kwargs", {})}
@@ -82,11 +82,11 @@ def _fused(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         result = CausalLMOutputWithPast(loss=loss, logits=None, **shared)
         return result if of_the_loss.get("return_dict") is not False else result.to_tuple()
 
-    fused._portaloss = True  # type: ignore[attr-defined]  # patched already
+    fused._portaloss = True  # type: ignore[attr-defined]  # marks the model as patched
     return fused
 
 
-#: Fields that an output of a base model and one with a loss share; their names changed with transformers 5.
+#: The fields that the base model's output and this one share; their names changed with transformers 5.
 _SHARED = tuple(name for name in inspect.signature(CausalLMOutputWithPast).parameters if name not in ("loss", "logits"))
 
 
@@ -100,7 +100,7 @@ def _loss(
     softcap: float | None = None,
     **others: Any,
 ) -> Tensor:
-    """Tokens up to n predict token n; the mean over the tokens that count, or their sum over a number that is given."""
+    """The loss of predicting each token from those before it: the mean, or the sum divided by num_items_in_batch."""
     del others
     if shift_labels is None:
         hidden, shift_labels = hidden[..., :-1, :], labels[..., 1:]

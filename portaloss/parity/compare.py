@@ -23,13 +23,13 @@ _FORMATS = {
 
 #: The largest error that passes, in ulp.
 #:
-#: 16-bit results are computed in float32 and rounded once: half an ulp, and a little where float32 was off near a tie.
-#: float32 results are a handful of correctly rounded operations and one or two of NumPy's vectorised exp, log, log1p or
-#: expm1, which are off by up to 3.8 ulp themselves. float64's functions are better; but the truth is in float64 too,
-#: and off by up to 2.5 ulp where mpmath measured it.
+#: 16-bit results are computed in float32 and rounded once: half an ulp, and a little more near a tie. A float32 result
+#: takes a few correctly rounded operations and one or two of NumPy's vectorised exp, log, log1p or expm1, whose own
+#: error is up to 3.8 ulp. The functions of float64 are better, but the truth is computed in float64 too, with an error
+#: of up to 2.5 ulp as measured with mpmath.
 BOUNDS = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 6.0}
 
-#: (kind, dtype) -> a bound that differs, and the measurement that is its reason; float32's are in the chapters too.
+#: (kind, dtype) -> a different bound, and the measurement that is the reason. The chapters give float32's, too.
 EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
     (LossKind.CROSS_ENTROPY, "float32"): (
         7.0,
@@ -37,12 +37,12 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
     ),
     (LossKind.CROSS_ENTROPY, "float64"): (
         7.0,
-        "the truth is float64 too, and off by up to 2.5 ulp from mpmath; a streamed sum by 3.2: 6 was measured between",
+        "the truth is float64 too, with an error of up to 2.5 ulp, a streamed sum of up to 3.2: 6 was measured",
     ),
     (LossKind.CTC, "float64"): (
         32.0,
-        "each of up to 251 steps rounds, forward and back, and there is nothing wider to do it in: off from mpmath by "
-        "13.8 for the kernel and by 11 for the truth; 26 was measured between them",
+        "each of up to 251 steps rounds, forward and back, and no dtype is wider: mpmath finds errors of up to 13.8 in "
+        "the kernel and of up to 11 in the truth; 26 was measured between them",
     ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
         9.0,
@@ -64,7 +64,7 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
 
 
 def bound(kind: LossKind, dtype: str) -> float:
-    """The largest error of a kind in a dtype that passes, in ulp."""
+    """The largest error that passes for a kind in a dtype, in ulp."""
     return EXCEPTIONS.get((kind, dtype), (BOUNDS[dtype], ""))[0]
 
 
@@ -72,14 +72,14 @@ def bound(kind: LossKind, dtype: str) -> float:
 class Comparison:
     """The worst element of a result."""
 
-    ulp: float = 0.0  #: inf where shape, dtype or pattern differ
+    ulp: float = 0.0  #: inf where shape, dtype, nan or inf differ
     relative: float = 0.0
-    index: tuple[int, ...] | None = None  #: where the worst element is; None where all are right
-    mismatch: str = ""  #: what differs, if shape, dtype or the pattern of nan and inf does
+    index: tuple[int, ...] | None = None  #: of the worst element; None where there is no error
+    mismatch: str = ""  #: which of shape, dtype, nan and inf differs, if any
 
 
 def ulp(size: Array, dtype: str) -> Array:
-    """The distance between neighbours in a dtype at numbers of that size (not negative), in float64."""
+    """The distance between neighbouring numbers of a dtype at these sizes (not negative), in float64."""
     bits, least, greatest = _FORMATS[dtype]
     _, exponent = np.frexp(size)
     exponent = np.clip(exponent - 1, least, greatest)
@@ -89,11 +89,11 @@ def ulp(size: Array, dtype: str) -> Array:
 
 
 def compare(got: Array, expected: Expected, dtype: str) -> Comparison:
-    """Compare a result with what it should be, in a dtype.
+    """Compare a result with the truth, in a dtype.
 
-    The error is measured in ulps at max(|truth|, magnitude). A truth beyond the dtype's range rounds to inf, and counts
-    as the power of two that lies just beyond the range: so does a result of inf. Relative errors are relative to the
-    same maximum, or to the smallest normal number where that is larger: below it a dtype has no relative precision.
+    The error is measured in ulp of max(|truth|, magnitude). A truth beyond the dtype's range rounds to inf: it, and a
+    result of inf, count as the power of two just beyond the range. Relative errors are relative to the same maximum,
+    but at least to the smallest normal number: below it a dtype has no relative precision.
     """
     truth = expected.value
     if got.dtype.name != dtype:
@@ -122,8 +122,8 @@ def compare(got: Array, expected: Expected, dtype: str) -> Comparison:
     with np.errstate(all="ignore"):
         a, b = (np.clip(np.where(judged, x, 0.0), -beyond, beyond) for x in (result, truth))
         error = np.abs(a - b)
-        # A product may pass below the smallest normal number on its way to a result above it, and lose digits there; a
-        # GPU flushes such numbers to 0. 16-bit floats are computed in float32, whose range contains float16's.
+        # An intermediate product below the smallest normal number loses digits, or is flushed to 0 on a GPU, even where
+        # the result is larger. Not for float16: it is computed in float32, whose range contains float16's.
         error = np.where((error < 2.0**least) & (dtype != "float16"), 0.0, error)
         size = np.fmax(np.abs(truth), np.abs(expected.magnitude))
         size = np.where(np.isfinite(size), size, np.abs(b))

@@ -1,6 +1,6 @@
-"""How the operands of a case are drawn: by domain, and by what the case is about.
+"""How the operands of a case are drawn: by their domain, and by what the case tests.
 
-Numbers are drawn in float64 and rounded to the SKU's dtype last, so that a case holds the same numbers in every dtype,
+Numbers are drawn in float64 and then rounded to the SKU's dtype, so that a case has the same numbers in every dtype,
 up to rounding.
 """
 
@@ -20,12 +20,12 @@ Generator = np.random.Generator
 
 INTEGER = frozenset({Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.LABEL, Domain.LENGTH})
 
-#: Labels a row of a CLASS_SET has at most: its loss compares each of them with every class.
+#: The most labels in a row of a CLASS_SET, since its loss compares each label with every class.
 _MOST_LABELS = 10
 
 
 def typical(domain: Domain, rng: Generator, shape: Shape) -> Array:
-    """Numbers as they come in training."""
+    """Numbers of typical size in training."""
     return _TYPICAL[domain](rng, shape)
 
 
@@ -41,7 +41,7 @@ _TYPICAL: dict[Domain, Callable[[Generator, Shape], Array]] = {
 
 
 def kinks(domain: Domain, rng: Generator, shape: Shape, points: Sequence[float]) -> Array:
-    """Numbers at which a formula changes its branch: points on a grid, and the ends of the domain."""
+    """Numbers at which a formula switches branches: points on a grid, and the ends of the domain."""
     signed = sorted({*points, *(-p for p in points)})
     choices = {
         Domain.REAL: signed,
@@ -56,9 +56,9 @@ def kinks(domain: Domain, rng: Generator, shape: Shape, points: Sequence[float])
 
 
 def extremes(domain: Domain, rng: Generator, shape: Shape, dtype: np.dtype[Any], *, first: bool) -> Array:
-    """The far ends: logits of +-1e4, and in the first operand the smallest numbers of the dtype, subnormal ones too.
+    """Very large and very small numbers: logits of +-1e4, and in the first operand the smallest numbers of the dtype.
 
-    Other operands multiply: a product of two of the smallest numbers is 0, and a third factor can't bring it back.
+    Not in other operands, which are factors: a product of two of the smallest numbers is 0.
     """
     tiny, subnormal, epsilon = _limits(dtype)
     choices = {
@@ -101,8 +101,8 @@ def near(base: Array, rng: Generator, points: Sequence[float]) -> Array:
 def related_rows(operands: list[Array], rng: Generator) -> list[Array]:
     """Vectors whose distances and angles sit at a kink in exact arithmetic: equal, opposite, orthogonal, zero.
 
-    Numbers off a grid would not do: a norm is a rounded square root, and whether two of them tie would be up to the
-    last bit of whoever computes it.
+    Random numbers would not be at a kink: a norm is a rounded square root, and whether two norms are equal would depend
+    on the last bit of the implementation.
     """
     rows = [operand.reshape(-1, operand.shape[-1]).copy() for operand in operands]
     first, second, last = rows[0], rows[1], rows[-1]
@@ -140,7 +140,7 @@ def class_indices(rng: Generator, shape: Shape, classes: int, ignore_index: int 
 
 
 def class_sets(rng: Generator, shape: Shape) -> Array:
-    """Distinct classes and then -1, along the last axis; rows with none of them and with all of them occur."""
+    """Distinct classes and then -1, along the last axis; some rows have no class, some as many as possible."""
     sets = np.full(shape, -1)
     classes = shape[-1]
     most = min(classes, _MOST_LABELS)
@@ -166,7 +166,7 @@ def soft_targets(rng: Generator, shape: Shape, axis: int, style: str) -> Array:
 
 
 def lay_out(array: Array, layout: str) -> Array:
-    """The same numbers in another arrangement of memory."""
+    """The same numbers in another memory layout."""
     if array.size == 0 or array.ndim == 0:
         return array
     if layout == "transposed":

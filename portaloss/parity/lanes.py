@@ -1,4 +1,4 @@
-"""Backends that need processes of their own: Triton's interpreter has to be chosen before kernels are decorated."""
+"""Backends that need separate processes: Triton's interpreter must be enabled before kernels are decorated."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 
+from portaloss import machine
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import machine
-from portaloss.parity.rows import Row
+from portaloss.parity.lines import Line
 
-#: Backend -> what has to be in its process's environment.
+#: Backend -> the environment variables that its process needs.
 ENVIRONMENTS = {"triton-interpret": {"TRITON_INTERPRET": "1"}}
 
-#: Kinds to begin with, since they take longest: in the end no process should wait for another.
+#: Kinds that take longest: they start first, so that no process is left waiting at the end.
 _SLOW = (LossKind.CTC, LossKind.MULTILABEL_MARGIN)
 
 
 def apart(name: str) -> bool:
-    """Whether a backend must run in other processes than this one, and can."""
+    """Whether a backend must run in separate processes, and can."""
     needed = ENVIRONMENTS.get(name)
     if needed is None or all(os.environ.get(key) == value for key, value in needed.items()):
         return False
@@ -31,7 +31,7 @@ def apart(name: str) -> bool:
 
 
 class Lane:
-    """The rows of one backend, computed by one process a core while this one goes on."""
+    """The lines of one backend, computed in the background by one process for each core."""
 
     def __init__(self, name: str, kinds: Sequence[LossKind], dtypes: Sequence[str]) -> None:
         self.name = name
@@ -42,29 +42,30 @@ class Lane:
             initializer=_start,
             initargs=(ENVIRONMENTS[name],),
         )
-        futures: dict[tuple[LossKind, str], Future[list[Row]]] = {
-            task: self._pool.submit(_rows, name, *task) for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
+        futures: dict[tuple[LossKind, str], Future[list[Line]]] = {
+            task: self._pool.submit(_lines, name, *task)
+            for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
         }
         self._futures = {task: futures[task] for task in tasks}
 
-    def rows(self, tick: Callable[[int], None]) -> list[Row]:
-        """Wait for the processes; the rows in the order of kinds and dtypes.
+    def lines(self, tick: Callable[[int], None]) -> list[Line]:
+        """Wait for the processes; returns the lines in the order of kinds and dtypes.
 
         Args:
-            tick: told of each kind and dtype that is done.
+            tick: called with 1 for each kind and dtype that is done.
 
         Raises:
-            RuntimeError: a process ended before its time.
+            RuntimeError: a process ended unexpectedly.
         """
         try:
             for future in as_completed(self._futures.values()):
                 future.result()
                 tick(1)
         except BrokenProcessPool as error:
-            raise RuntimeError(f"backend {self.name}: a process that computed its rows ended") from error
+            raise RuntimeError(f"backend {self.name}: a process that computed its lines ended") from error
         finally:
             self._pool.shutdown(cancel_futures=True)
-        return [row for future in self._futures.values() for row in future.result()]
+        return [line for future in self._futures.values() for line in future.result()]
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -74,14 +75,14 @@ class Lane:
 
 
 def _start(environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)  # nothing has imported triton yet
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
+    os.environ.update(environment)  # triton is not imported yet
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
     import torch
 
     torch.set_num_threads(1)
 
 
-def _rows(name: str, kind: LossKind, dtype: str) -> list[Row]:
+def _lines(name: str, kind: LossKind, dtype: str) -> list[Line]:
     from portaloss.parity import run
 
     return list(run.run_kind([name], LOSSES[kind], dtype))

@@ -1,4 +1,4 @@
-"""What the cases of a loss are about: shapes, values, options, memory layouts."""
+"""The recipes of a loss's cases: shapes, values, options, memory layouts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from portaloss.catalogue import Domain, Extent, Family, Loss, Option
 
 Shape = tuple[int, ...]
 
-#: Elements in a tile of the ``cpu`` backend. Other backends have smaller blocks, powers of two all of them.
+#: Elements in a tile of the ``cpu`` backend. The blocks of other backends are smaller powers of two.
 TILE = 65536
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a case; the numbers are drawn from the case's seed."""
+    """How to make a case; its numbers are drawn from the case's seed."""
 
     name: str
     shape: Shape  #: of the first operand; of the logits for fused linear cross-entropy
@@ -28,12 +28,12 @@ class Recipe:
     weights: str = "positive"  #: or zeros, all zero
     layout: str = "contiguous"
     shapes: tuple[tuple[str, Shape], ...] = ()  #: operands with another shape, which broadcast
-    integers: str = "int64"  #: the dtype of integer operands, and another than int64 makes signs and counts integers
-    tentative: bool = False  #: not every loss takes this shape
+    integers: str = "int64"  #: the dtype of integer operands; other than int64, signs and counts have it too
+    tentative: bool = False  #: not every loss accepts this shape
 
 
 def recipes(loss: Loss) -> list[Recipe]:
-    """The recipes of a pointwise or rowwise loss, those that are tentative included."""
+    """The recipes of a pointwise or rowwise loss, including tentative ones."""
     made = _pointwise(loss) if loss.family is Family.POINTWISE else _rowwise(loss)
     made += _optional_operands(loss, made[0].shape)
     made += _option_values(loss, made[0].shape)
@@ -41,8 +41,8 @@ def recipes(loss: Loss) -> list[Recipe]:
 
 
 def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
-    """Whether an operand can hold the values that the recipe is about."""
-    domains = {row.domain for row in loss.operands}
+    """Whether an operand can have the values that the recipe tests."""
+    domains = {operand.domain for operand in loss.operands}
     match recipe.values:
         case "minus-inf":
             return loss.operands[0].domain in {Domain.REAL, Domain.LOG_PROBABILITY}
@@ -54,8 +54,8 @@ def _has_its_point(loss: Loss, recipe: Recipe) -> bool:
 
 
 def _optional(loss: Loss) -> tuple[str, ...]:
-    """Those that PyTorch has too: others have recipes of their own, so that PyTorch is there to compare with."""
-    return tuple(row.name for row in loss.operands if row.optional and not row.extension)
+    """The optional operands that PyTorch has too; the others have separate recipes, without PyTorch beside them."""
+    return tuple(operand.name for operand in loss.operands if operand.optional and not operand.extension)
 
 
 def _pointwise(loss: Loss) -> list[Recipe]:
@@ -80,13 +80,13 @@ def _pointwise(loss: Loss) -> list[Recipe]:
         Recipe("reversed", (7, 6), layout="reversed"),
         Recipe("tile-transposed", (131, 509), layout="transposed"),
     ]
-    if any(row.domain in {Domain.SIGN, Domain.COUNT} for row in loss.operands[1:]):
+    if any(operand.domain in {Domain.SIGN, Domain.COUNT} for operand in loss.operands[1:]):
         made.append(Recipe("integer-targets", (5, 7), integers="int32"))
     return made + _broadcasts(loss)
 
 
 def _broadcasts(loss: Loss) -> list[Recipe]:
-    """Each operand smaller than the first, and the first smaller than the rest."""
+    """Recipes in which each operand is smaller than the first, or the first smaller than the others."""
     rows, columns = 5, 6
     full = (rows, columns)
     smaller = {
@@ -98,17 +98,16 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
     }
     every = _optional(loss)
     made = []
-    names = [row.name for row in loss.operands]
+    names = [operand.name for operand in loss.operands]
     for name in names[1:]:
+        present = (name,) if name in every else ()
         for how, shape in smaller.items():
-            present = (name,) if name in every else ()
             made.append(Recipe(f"broadcast-{name}-{how}", full, shapes=((name, shape),), present=present))
-        tile = Recipe(f"tile-broadcast-{name}", (257, 258), shapes=((name, (1, 258)),))
-        made.append(replace(tile, present=(name,) if name in every else ()))
+        made.append(Recipe(f"tile-broadcast-{name}", (257, 258), shapes=((name, (1, 258)),), present=present))
     first, second = names[0], names[1]
     made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, columns)),)))
     made.append(Recipe("broadcast-both", full, shapes=((first, (rows, 1)), (second, (1, columns)))))
-    # what has to be of the first operand's shape is shrunk with it
+    # operands that must have the first one's shape become smaller with it
     together = ((first, (1, columns)), *((name, (1, columns)) for name in every))
     if every:
         made.append(Recipe("broadcast-weighted", full, shapes=together, present=every))
@@ -117,7 +116,7 @@ def _broadcasts(loss: Loss) -> list[Recipe]:
 
 def _rowwise(loss: Loss) -> list[Recipe]:
     every = _optional(loss)
-    long = 1025 if any(row.domain is Domain.CLASS_SET for row in loss.operands) else TILE + 1
+    long = 1025 if any(operand.domain is Domain.CLASS_SET for operand in loss.operands) else TILE + 1
     made = [
         Recipe("plain", (7, 11)),
         Recipe("kinks", (23, 5), "kinks", present=every),
@@ -145,15 +144,15 @@ def _rowwise(loss: Loss) -> list[Recipe]:
         Recipe("dimensions-empty", (2, 5, 0), tentative=True),
         Recipe("dimensions-tile", (2, 3, TILE // 6 + 31), present=every, tentative=True),
     ]
-    if any(row.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for row in loss.operands[1:]):
+    if any(operand.domain in {Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.SIGN} for operand in loss.operands[1:]):
         made.append(Recipe("int32-targets", (5, 7), integers="int32"))
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
-        # more rows than a chunk of the cpu backend has
+        # more rows than the cpu backend puts in a chunk
         made.append(Recipe("chunks", (2051, 2053), present=every, ignored="some"))
         made += _extensions(loss)
     if any(option.name == "ignore_index" for option in loss.options):
         made += _ignored(every)
-    if any(row.other_domain is not None and row.other_when is None for row in loss.operands):
+    if any(operand.other_domain is not None and operand.other_when is None for operand in loss.operands):
         made += _soft(every)
     return made + _row_broadcasts(loss)
 
@@ -188,8 +187,8 @@ def _soft(every: tuple[str, ...]) -> list[Recipe]:
 
 
 def _extensions(loss: Loss) -> list[Recipe]:
-    """What PyTorch does not have, all together: on every layout, at extremes, in many chunks."""
-    every = tuple(row.name for row in loss.operands if row.optional)
+    """Recipes of the operands and options that PyTorch does not have, used together."""
+    every = tuple(operand.name for operand in loss.operands if operand.optional)
     unnormalised = tuple(name for name in every if loss.operand(name).extent is not Extent.ONE)
     options = (("softcap", 2.0), ("z_loss", 0.25))
     smooth = (*options, ("label_smoothing", 0.1))
@@ -212,30 +211,31 @@ def _extensions(loss: Loss) -> list[Recipe]:
 
 
 def _row_broadcasts(loss: Loss) -> list[Recipe]:
-    """Operands of vectors or classes that broadcast along the rows or along the features."""
+    """Recipes in which one operand broadcasts along the rows or along the features."""
     if loss.family is Family.LINEAR_CROSS_ENTROPY:
         return []
     every = _optional(loss)
     full = (4, 6)
     made = []
-    for row in loss.operands[1:]:
-        if row.extent is not Extent.FULL:
+    for operand in loss.operands[1:]:
+        if operand.extent is not Extent.FULL:
             continue
+        name = operand.name
+        present = (name,) if name in every else ()
         for how, shape in {"leading-one": (1, 6), "trailing-one": (4, 1), "lower-rank": (6,)}.items():
-            present = (row.name,) if row.name in every else ()
-            made.append(Recipe(f"broadcast-{row.name}-{how}", full, shapes=((row.name, shape),), present=present))
-        tile = Recipe(f"tile-broadcast-{row.name}", (9001, 8), shapes=((row.name, (1, 8)),))
-        made.append(replace(tile, present=(row.name,) if row.name in every else ()))
+            made.append(Recipe(f"broadcast-{name}-{how}", full, shapes=((name, shape),), present=present))
+        made.append(Recipe(f"tile-broadcast-{name}", (9001, 8), shapes=((name, (1, 8)),), present=present))
     first = loss.operands[0].name
     made.append(Recipe(f"broadcast-{first}", full, shapes=((first, (1, 6)),)))
     return [replace(recipe, tentative=True) for recipe in made]
 
 
 def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
-    """Each optional operand alone, and weights with zeros in them."""
+    """Each optional operand alone, and weights that contain zeros."""
     every = _optional(loss)
-    made = [Recipe(f"with-{row.name}", shape, present=(row.name,)) for row in loss.operands if row.optional]
-    weights = tuple(row.name for row in loss.operands if row.optional and row.domain is Domain.NON_NEGATIVE)
+    optional = [operand for operand in loss.operands if operand.optional]
+    made = [Recipe(f"with-{operand.name}", shape, present=(operand.name,)) for operand in optional]
+    weights = tuple(operand.name for operand in optional if operand.domain is Domain.NON_NEGATIVE)
     if weights:
         made.append(Recipe("weights-with-zeros", shape, present=every, weights="zeros", ignored="some"))
         made.append(Recipe("weights-all-zero", shape, present=every, weights="all zero"))
@@ -243,7 +243,7 @@ def _optional_operands(loss: Loss, shape: Shape) -> list[Recipe]:
 
 
 def _option_values(loss: Loss, shape: Shape) -> list[Recipe]:
-    """Every value of every option alone; and flags together with each other and with every value of the others."""
+    """Every value of every option alone; and every flag with every value of every other option."""
     every = _optional(loss)
     made = []
     for option in loss.options:

@@ -1,4 +1,4 @@
-"""One case of one SKU again, with everything that is known about it."""
+"""Runs one case of one SKU again, and prints its inputs, results and errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Array = npt.NDArray[Any]
 
 
 class ReplayError(ValueError):
-    """A name that is no SKU's, or no case's."""
+    """There is no SKU, or no case, of this name."""
 
 
 def parse(text: str) -> tuple[SKU, str, int | None]:
-    """``SKU:CASE`` or ``SKU:CASE@SEED``.
+    """The parts of ``SKU:CASE`` or ``SKU:CASE@SEED``.
 
     Raises:
         ReplayError: there is no such SKU, or it has no such case.

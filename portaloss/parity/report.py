@@ -1,157 +1,110 @@
-"""What a person sees: a progress bar, a table in the terminal, a page with a heat map, and the last line."""
+"""How a parity report is shown: tables and failures in the terminal, and a page with a heat map."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from portaloss.console import MissingExtraError, console
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
-from portaloss.parity.rows import Row
+from portaloss.parity.lines import Line
 from portaloss.reports import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: What is missing, by the extra that has it.
-EXTRA = "portaloss[parity]"
 
-
-class MissingExtraError(ImportError):
-    """A package of an extra is not installed."""
-
-    def __init__(self, package: str, purpose: str, extra: str = EXTRA) -> None:
-        super().__init__(f"{purpose} needs {package}: pip install '{extra}'")
-
-
-@contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where that is a terminal and rich is installed; else nothing.
-
-    Yields:
-        A function to call with the number of steps done since the last call.
-    """
-    if not sys.stderr.isatty() or not _has_rich():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.advance(task, done)
-
-
-def _has_rich() -> bool:
-    try:
-        import rich  # noqa: F401  # whether it can be is all that is asked
-    except ImportError:
-        return False
-    return True
-
-
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each backend on each device; absent ones have no device."""
-    result: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        result.setdefault((row.backend, row.device), []).append(row)
+def groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    """The lines of each backend on each device; the device of an absent backend is empty."""
+    result: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        result.setdefault((line.backend, line.device), []).append(line)
     return result
 
 
-def worst(rows: Sequence[Row]) -> Row | None:
-    """The row to show for several: a failed one before a passed one, then the largest error."""
-    present = [row for row in rows if row.status != "absent"]
-    return max(present, key=lambda row: (row.status == "failed", _error(row)), default=None)
+def worst(lines: Sequence[Line]) -> Line | None:
+    """The line to show for several: the worst of those whose backend is present."""
+    present = [line for line in lines if line.status != "absent"]
+    return max(present, key=lambda line: line.badness, default=None)
 
 
-def _error(row: Row) -> float:
-    return float("inf") if row.worst_ulp is None else row.worst_ulp
+def cell(lines: Sequence[Line]) -> str:
+    """The text of a cell: the worst error in ulp, and how many failed."""
+    line = worst(lines)
+    if line is None:
+        return "absent" if lines else ""
+    failed = sum(one.status == "failed" for one in lines)
+    error = "wrong" if line.worst_ulp is None else f"{line.worst_ulp:.2f}"
+    return f"FAILED {failed}/{len(lines)} ({error})" if failed else error
 
 
-def cell(rows: Sequence[Row]) -> str:
-    """The text of a cell: whether all passed, and the worst error in ulp."""
-    row = worst(rows)
-    if row is None:
-        return "absent" if rows else ""
-    failed = sum(one.status == "failed" for one in rows)
-    error = "wrong" if row.worst_ulp is None else f"{row.worst_ulp:.2f}"
-    return f"FAILED {failed}/{len(rows)} ({error})" if failed else error
-
-
-def print_tables(rows: Sequence[Row], *, file: Any = None) -> None:
-    """For each backend and device, kinds x dtypes: the worst error in ulp over reductions and directions.
+def print_tables(lines: Sequence[Line], *, file: Any = None) -> None:
+    """Print a table for each backend and device: for each kind and dtype, the worst error in ulp.
 
     Raises:
         MissingExtraError: rich is not installed.
     """
-    if not _has_rich():
-        raise MissingExtraError("rich", "the table")
-    from rich.console import Console
-
-    out = file or sys.stdout
-    # a pipe has no width; a table that is cut there would be of no use
-    console = Console(file=out, width=None if out.isatty() else 120)
-    for (backend, device), group in groups(rows).items():
-        if all(row.status == "absent" for row in group):
-            console.print(f"{backend}: absent, {group[0].reason}", markup=False)
+    out = console(file, "parity", 120)
+    for (backend, device), group in groups(lines).items():
+        if all(line.status == "absent" for line in group):
+            out.print(f"{backend}: absent, {group[0].reason}", markup=False)
         else:
-            console.print(_table(backend, device, group))
+            out.print(_table(backend, device, group))
 
 
-def _table(backend: str, device: str, rows: Sequence[Row]) -> Table:
+def _table(backend: str, device: str, lines: Sequence[Line]) -> Table:
     from rich.table import Table
 
     title = f"{backend} on {device}: worst error in ulp"
     table = Table(title=title, title_justify="left")
     table.add_column("kind")
-    dtypes = [dtype for dtype in DTYPES if any(row.dtype == dtype for row in rows)]
+    dtypes = [dtype for dtype in DTYPES if any(line.dtype == dtype for line in lines)]
     for dtype in dtypes:
         table.add_column(dtype, justify="right")
-    for kind in _kinds(rows):
+    for kind in _kinds(lines):
         cells = []
         for dtype in dtypes:
-            text = cell([row for row in rows if row.kind == kind and row.dtype == dtype])
+            text = cell([line for line in lines if line.kind == kind and line.dtype == dtype])
             style = "bold red" if text.startswith("FAILED") else "dim" if text == "absent" else "green"
             cells.append(f"[{style}]{text}[/]")
         table.add_row(kind, *cells)
     return table
 
 
-def _kinds(rows: Sequence[Row]) -> list[str]:
-    present = {row.kind for row in rows}
+def _kinds(lines: Sequence[Line]) -> list[str]:
+    present = {line.kind for line in lines}
     known = [kind.name.lower() for kind in LossKind]
     return [kind for kind in known if kind in present] + sorted(present.difference(known))
 
 
-def print_failures(rows: Sequence[Row], *, file: Any = None) -> None:
-    """One line a failed SKU, with what to type to see more."""
+def print_failures(lines: Sequence[Line], *, file: Any = None) -> None:
+    """Print each failed SKU with its failures, and the command that replays its worst case."""
     out = file or sys.stderr
-    for row in rows:
-        if row.status == "failed":
-            print(f"FAILED {row.sku} on {row.backend}: {row.failed_cases} of {row.cases} cases", file=out)
-            for failure in row.failures:
+    for line in lines:
+        if line.status == "failed":
+            print(f"FAILED {line.sku} on {line.backend}: {line.failed_cases} of {line.cases} cases", file=out)
+            for failure in line.failures:
                 print(f"    {failure}", file=out)
-            print(f"    python -m portaloss parity --backend {row.backend} --replay {replay(row)}", file=out)
+            print(f"    python -m portaloss parity --backend {line.backend} --replay {replay(line)}", file=out)
 
 
-def replay(row: Row) -> str:
-    """The argument of ``--replay`` for a row's worst case."""
-    return f"'{row.sku}:{row.worst_case}'"
+def replay(line: Line) -> str:
+    """The argument of ``--replay`` for a line's worst case."""
+    return f"'{line.sku}:{line.worst_case}'"
 
 
 def require_page() -> None:
-    """Raise MissingExtraError unless a page can be written: best known before the matrix has run."""
+    """Raise MissingExtraError unless a page can be written; also called before the matrix runs."""
     try:
-        import jinja2  # noqa: F401  # whether it can be is all that is asked
+        import jinja2  # noqa: F401  # only whether it can be imported matters here
     except ImportError as error:
-        raise MissingExtraError("jinja2", "--html") from error
+        raise MissingExtraError("jinja2", "--html", "parity") from error
 
 
-def write_page(rows: Sequence[Row], path: Path, last_line: str) -> None:
-    """Write the report as one HTML file that needs nothing else.
+def write_page(lines: Sequence[Line], path: Path, last_line: str) -> None:
+    """Write the report as one self-contained HTML file.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -163,27 +116,27 @@ def write_page(rows: Sequence[Row], path: Path, last_line: str) -> None:
     environment.filters.update(ulp=_ulp_text, step=_step, replay=replay)
     template = environment.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     sections = []
-    for (backend, device), group in groups(rows).items():
-        by_sku = {(row.kind, row.dtype, row.reduction, row.direction): row for row in group}
+    for (backend, device), group in groups(lines).items():
+        by_sku = {(line.kind, line.dtype, line.reduction, line.direction): line for line in group}
         sections.append(
             {
                 "backend": backend,
                 "device": device,
                 "architecture": group[0].architecture,
                 "versions": group[0].versions,
-                "absent": all(row.status == "absent" for row in group),
+                "absent": all(line.status == "absent" for line in group),
                 "reason": group[0].reason,
                 "kinds": _kinds(group),
-                "dtypes": [dtype for dtype in DTYPES if any(row.dtype == dtype for row in group)],
+                "dtypes": [dtype for dtype in DTYPES if any(line.dtype == dtype for line in group)],
                 "cells": by_sku,
-                "rows": group,
-                "failed": [row for row in group if row.status == "failed"],
+                "lines": group,
+                "failed": [line for line in group if line.status == "failed"],
             }
         )
     page = template.render(
         sections=sections,
         last_line=last_line,
-        failed=any(row.status == "failed" for row in rows),
+        failed=any(line.status == "failed" for line in lines),
         reductions=[reduction.name.lower() for reduction in LossReduction],
         directions=[direction.name.lower() for direction in Direction],
     )
@@ -198,8 +151,8 @@ def _ulp_text(value: float | None) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _step(row: Row) -> int:
-    """Which of the nine shades an error has: 0 is none, 8 is the bound."""
-    if row.worst_ulp is None:
+def _step(line: Line) -> int:
+    """Which of the nine shades an error has: 0 for no error, 8 for the bound."""
+    if line.worst_ulp is None:
         return 8
-    return min(8, round(8 * row.worst_ulp / row.bound_ulp))
+    return min(8, round(8 * line.worst_ulp / line.bound_ulp))

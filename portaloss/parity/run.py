@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss import arrays, backends
+from portaloss import arrays, backends, engine
+from portaloss.arrange import specs
 from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
+from portaloss.engine import Executable, select
 from portaloss.kinds import Direction, LossKind, LossReduction
-from portaloss.parity import eager, machine, samples
+from portaloss.machine import device, versions
+from portaloss.parity import eager, samples
 from portaloss.parity.compare import Comparison, bound, compare
-from portaloss.parity.rows import Row
+from portaloss.parity.lines import Line
 from portaloss.parity.samples import Case
 from portaloss.parity.truth import Expected, Truth
-from portaloss.plan import Plan, select
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +52,7 @@ def count(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
 
 def run(
     names: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], *, tick: Tick = _no_tick
-) -> Iterator[Row]:
+) -> Iterator[Line]:
     """The rows of the matrix: one for each backend, kind, dtype, reduction and direction.
 
     Args:
@@ -64,7 +66,7 @@ def run(
             yield from run_kind(names, LOSSES[kind], dtype, tick)
 
 
-def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Row]:
+def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Line]:
     """The rows of one loss in one dtype. A case's truth, and PyTorch's answer, are computed once for all of them."""
     reasons = {name: _absence(name, dtype) for name in names}
     present = [name for name in names if reasons[name] is None]
@@ -203,16 +205,17 @@ class Trial:
         return Outcome(Comparison(worst.ulp, relative, worst.index, worst.mismatch), outcome.what)
 
 
-def _early(plan: Plan, operands: dict[str, Any], upstream: Any, wants: tuple[str, ...]) -> dict[str, Any]:
+def _early(plan: Executable, operands: dict[str, Any], upstream: Any, wants: tuple[str, ...]) -> dict[str, Any]:
     """The gradients that come with the loss, as autograd uses them: for an upstream of 1, and multiplied by another."""
-    early = plan.forward_with_gradients(operands, wants)
+    prepared = engine.prepare(plan, specs(operands))
+    early = engine.forward(prepared, operands, wants)
     if early.gradients is None:
         return {}
     results = {
         name + _EARLY: gradient.clone() if arrays.is_tensor(gradient) else gradient.copy()
         for name, gradient in early.gradients.items()
     }
-    rescaled = plan.rescale(early, upstream)
+    rescaled = engine.rescale(prepared, early.gradients, upstream)
     return results | {name + _RESCALED: gradient for name, gradient in (rescaled or {}).items()}
 
 
@@ -247,11 +250,11 @@ class _Entry:
             if math.isfinite(pytorch.worst.ulp):
                 self._beside = max(self._beside, worst.ulp)
 
-    def row(self, backend: str, absent: str | None) -> Row:
+    def row(self, backend: str, absent: str | None) -> Line:
         """The row."""
         sku = self._sku
         numeric = [comparison for comparison in self._torch if math.isfinite(comparison.ulp)]
-        return Row(
+        return Line(
             sku=str(sku),
             kind=sku.kind.name.lower(),
             dtype=sku.dtype,
@@ -259,8 +262,8 @@ class _Entry:
             direction=sku.direction.name.lower(),
             backend=backend,
             architecture="" if absent is not None else backends.load(backend).architecture(),
-            device=machine.device(backend),
-            versions=machine.versions(),
+            device=device(backend),
+            versions=versions(),
             cases=self._cases,
             bound_ulp=bound(sku.kind, sku.dtype),
             worst_ulp=self._worst[0] if math.isfinite(self._worst[0]) else None,
@@ -280,7 +283,7 @@ class _Entry:
 
 
 @lru_cache(maxsize=4096)
-def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Plan:
+def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Executable:
     return select(sku.kind, dtype=sku.dtype, reduction=sku.reduction, backend=backend, **dict(options))
 
 

@@ -17,7 +17,7 @@ _ZERO_INFINITY = (("zero_infinity", True),)
 
 
 def recipes(loss: Loss) -> list[Recipe]:
-    """Shapes are (T, N, C), or (T, C) of an unbatched call; ``values`` says what the labels and lengths are like."""
+    """The recipes of CTC. Shapes are (T, N, C), or (T, C) if unbatched; ``values`` selects the labels and lengths."""
     del loss
     plain = (12, 3, 5)
     return [
@@ -68,13 +68,13 @@ def build(recipe: Recipe, rng: np.random.Generator) -> dict[str, Array]:
     input_lengths, target_lengths = _lengths(recipe.values, steps, batch, rng)
     labels = [_labels(recipe.values, int(length), classes, blank, rng) for length in target_lengths]
     if recipe.values == "one path":
-        input_lengths = np.array([max(1, _fewest_steps(row)) for row in labels])
+        input_lengths = np.array([max(1, _fewest_steps(one)) for one in labels])
 
     longest = int(target_lengths.max()) if batch else 0
     if recipe.targets == "concatenated":
         targets = np.concatenate([np.zeros(0, np.int64), *labels])
     else:
-        # what lies beyond a length is not read: any class may stand there
+        # labels beyond the length are not read, so they may be any class
         targets = rng.integers(0, classes, (batch, longest + 1))
         for row, label in zip(targets, labels, strict=True):
             row[: len(label)] = label
@@ -128,7 +128,7 @@ def _labels(values: str, length: int, classes: int, blank: int, rng: np.random.G
 
 
 def _fewest_steps(labels: Array) -> int:
-    """Steps of the shortest alignment: a blank must part equal neighbours."""
+    """The number of steps of the shortest alignment: equal neighbours need a blank between them."""
     return len(labels) + int(np.count_nonzero(labels[1:] == labels[:-1]))
 
 

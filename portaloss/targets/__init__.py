@@ -1,1 +1,1 @@
-"""Compiles every kernel for every supported GPU, with none at hand: ``python -m portaloss targets``."""
+"""Compiles every kernel for every supported GPU, without a GPU: ``python -m portaloss targets``."""

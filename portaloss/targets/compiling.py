@@ -1,4 +1,4 @@
-"""Compiles a recorded launch for a chip, and reads from the result what the chip will make of it."""
+"""Compiles a recorded launch for a chip, and reads registers, spills and load widths from the result."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from portaloss.targets.chips import Chip
 from portaloss.targets.record import Launch, target
 from portaloss.targets.report import Compiled
 
-#: Kernels that have no load to widen, and why.
+#: Kernels whose loads cannot be vector loads, and why.
 NARROW_LOADS: Mapping[str, str] = {
     "nll_kernel": "it gathers one element a row",
     "walk_kernel": "labels gather their classes",
     "posterior_kernel": "labels gather their classes",
 }
 
-#: AMD only, where masks and addresses that all lanes share have registers of their own, about 100.
+#: AMD only: masks and addresses that all lanes share are in scalar registers, of which there are about 100.
 SCALAR_SPILLS = "scalar registers are kept in lanes of vector registers: no memory is touched"
 
-#: NVIDIA only: ptxas weighs values on the stack against room for more programs, and there are registers left.
+#: NVIDIA only: there are registers left, but ptxas saves some, so that more programs run at once.
 FEW_VALUES = "ptxas keeps a few values of a thread on the stack, so that more programs fit a multiprocessor"
 
-#: How many bytes those are, at most.
+#: The most bytes of stack that are excused for this.
 FEW = 32
 
-#: The narrowest load that counts as a vector load, in bits. 64 would not do: one int64 is as wide.
+#: The narrowest load that counts as a vector load, in bits. Not 64: a single int64 has as many.
 VECTOR = 128
 
 
 def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compiled:
-    """Compile, read, and judge."""
+    """Compile a launch, read the result, and find problems."""
     about: dict[str, Any] = {"kernel": launch.name, "variant": launch.variant, "kind": kind, "dtype": dtype}
     about |= {"chip": chip.name, "layout": launch.layout, "vector": launch.contiguous}
     start = time.perf_counter()
     try:
         source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attributes)
         compiled = triton.compile(source, target=target(chip), options=launch.options)
-    except Exception as error:  # whatever the compiler raises is this row's problem, not the run's end
+    except Exception as error:  # whatever the compiler raises is the problem of this launch; the others go on
         text = str(error).strip().splitlines()
         problem = ": ".join([type(error).__name__, *text[-1:]])
         return Compiled(**about, seconds=time.perf_counter() - start, problem=problem)
@@ -90,7 +90,7 @@ def _read_nvidia(asm: Mapping[str, str | bytes]) -> dict[str, Any]:
     loads = re.findall(r"ld\.global(?:\.[a-zA-Z_0-9:]+)*?(?:\.v(\d))?\.[bus](\d+)", ptx)
     return {
         "registers": numbers["REG"],
-        "spills": (numbers["STACK"] + numbers["LOCAL"]) // 4,  # nothing else in a kernel needs a stack
+        "spills": (numbers["STACK"] + numbers["LOCAL"]) // 4,  # kernels use the stack for nothing else
         "scalar_spills": 0,
         "stack": numbers["STACK"],
         "widest_load": max((int(vector or 1) * int(width) for vector, width in loads), default=0),

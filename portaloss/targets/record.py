@@ -1,12 +1,12 @@
-"""Which kernels a loss launches, and how: recorded from real calls, on tensors that no kernel touches.
+"""Records which kernels a loss launches, and how, from real calls; the kernels are not run.
 
-The backend is called as a user's program calls it. In place of a launch, Triton's own binder says how the arguments
-would be specialised (pointers that are aligned, integers that divide by 16), and that is what is compiled.
+The backend is called as by a user's program. Instead of launching, Triton's own binder determines how the arguments
+are specialised (aligned pointers, integers that are multiples of 16), and the kernel is compiled for that.
 
-Not all that could be called is, or it would take an hour. Each kind is called with the defaults on operands that are
-aligned and contiguous in all its passes. Every other setting of its options, and every other size and layout that
-chooses another block or other code, is tried one at a time in two passes, those of reduction none: between them they
-have all the code that there is, the stores of items, the partial sums, and gradients times an upstream for each item.
+Recording all combinations would take an hour. Each kind is called in all its passes with the default options, on
+operands that are aligned and contiguous. Every other value of an option, and every other size and layout that selects
+another block or other code, is tried one at a time in two passes, those of reduction none. Together they cover the
+stores of items, the partial sums, and gradients times an upstream for each item.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Launch:
     constexprs: dict[Any, Any]
     attributes: dict[Any, Any]
     options: dict[str, Any]
-    layout: str  #: of the operands it was recorded from
+    layout: str  #: of the operands that it was recorded from
 
     @property
     def name(self) -> str:
-        """The kernel's."""
+        """The kernel's name."""
         return str(self.kernel.__name__)
 
     @property
@@ -55,7 +55,7 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        """What tells it from other launches of the kernel: the constexprs that are not the default."""
+        """The constexprs that are not the default, which distinguish launches of one kernel."""
         names = list(self.signature)
         parts = []
         for where, value in self.constexprs.items():
@@ -68,7 +68,7 @@ class Launch:
 
     @property
     def key(self) -> str:
-        """Launches with one key compile to the same code."""
+        """Launches with the same key compile to the same code."""
         return f"{self.name} {self.signature} {self.constexprs} {self.attributes} {self.options}"
 
 
@@ -76,15 +76,15 @@ def _kernel(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-# launches are recorded in one process and compiled in another, which has the same kernels under the same names
+# a launch is sent to another process, so a kernel is pickled by its name
 copyreg.pickle(jit.JITFunction, lambda kernel: (_kernel, (kernel.__module__, kernel.__name__)))
 
-#: What the names of layouts start with whose loads can be as wide as they come.
+#: The prefix of layouts for which vector loads are possible.
 CONTIGUOUS = "contiguous"
 
 
 class _Driver:
-    """A driver for a device that is not there: it names its target, and launches nothing."""
+    """A driver for a device that is absent: it names its target, and launches nothing."""
 
     def __init__(self, target: GPUTarget) -> None:
         self._target = target
@@ -110,7 +110,7 @@ def target(chip: Chip) -> GPUTarget:
 
 @contextmanager
 def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[str]]:
-    """Record the launches made in this context. Yields a one-element list: the name of the operands' layout now."""
+    """Record the launches made in this context. Yields a list of one element: the current layout of the operands."""
     layout = [CONTIGUOUS]
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -130,14 +130,14 @@ def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[str]]:
         with (
             mock.patch.object(jit.JITFunction, "run", run),
             mock.patch.object(tuning, "warp_size", return_value=chip.lanes),
-            # on a GPU, products of 16-bit matrices are narrow; here nothing is computed, in dtypes the CPU cannot
+            # as on a GPU, but without computing products: the CPU does not have all of these dtypes
             mock.patch.object(linear_cross_entropy, "_narrows", lambda x: x.element_size() == 2),
             mock.patch.object(linear_cross_entropy, "_product", _product),
             mock.patch.object(linear_cross_entropy._Sums, "add_product", return_value=None),
         ):
             yield layout
     finally:
-        driver._active = active  # reset_active would look for a device, and there may be none
+        driver._active = active  # reset_active would look for a device, which may be absent
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, math: torch.dtype) -> torch.Tensor:
@@ -145,7 +145,7 @@ def _product(a: torch.Tensor, b: torch.Tensor, math: torch.dtype) -> torch.Tenso
 
 
 def launches(kind: LossKind, dtype: str, chip: Chip) -> list[Launch]:
-    """What a loss launches on a chip in a dtype: directions, reductions, options and layouts."""
+    """The launches of a loss on a chip in a dtype, over directions, reductions, options and layouts."""
     loss = LOSSES[kind]
     found: dict[str, Launch] = {}
     with recording(chip, found) as layout:
@@ -167,13 +167,13 @@ def _call(
         backend.forward(mean, operands, ())
         early = backend.forward(mean, operands, wants)
         backend.rescale(early, torch.ones((), dtype=items.dtype))
-    in_divisor = loss.divisor is Divisor.WEIGHT_SUM and "weight" in wants  # then its gradient takes code of its own
+    in_divisor = loss.divisor is Divisor.WEIGHT_SUM and "weight" in wants  # its gradient then has code of its own
     if everything or in_divisor:
         backend.backward(mean, operands, 1.0, wants)
 
 
 def _options(loss: Loss, operands: dict[str, torch.Tensor]) -> Iterator[tuple[tuple[str, Any], ...]]:
-    """Defaults, and each option's other values one at a time; all settings of flags where there are several."""
+    """The defaults; each other value of an option alone; and all combinations of flags, where there are several."""
     soft = any(operand.domain is Domain.CLASS_INDEX for operand in loss.operands) and (
         operands["target"].is_floating_point()
     )
@@ -185,15 +185,15 @@ def _options(loss: Loss, operands: dict[str, torch.Tensor]) -> Iterator[tuple[tu
     if len(flags) > 1:
         for values in product((False, True), repeat=len(flags)):
             yield tuple(zip(flags, values, strict=True))
-    if loss.kind is LossKind.TRIPLET_MARGIN:  # with swap there are three norms to keep instead of two
+    if loss.kind is LossKind.TRIPLET_MARGIN:  # swap keeps three norms instead of two
         for p in loss.option("p").others:
             yield (("p", p), ("swap", True))
 
 
 def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Names of layouts, and operands of sizes that choose different code; their values do not matter.
+    """Names of layouts, and operands of sizes that select different code; their values do not matter.
 
-    The first are the required ones. A layout called ``CONTIGUOUS`` is tried with all options.
+    The first operands are the required ones. A layout called ``CONTIGUOUS`` is tried with all options.
     """
     if loss.family is Family.CTC:
         lengths = {"input_lengths": torch.full((8,), 64), "target_lengths": torch.full((8,), 20)}
@@ -211,10 +211,10 @@ def _operands(loss: Loss, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, t
     sizes: list[tuple[str, tuple[int, ...]]]
     if loss.family is Family.POINTWISE:
         sizes = [(CONTIGUOUS, (512, 1024)), ("odd", (33, 77))]
-    else:  # a block of one row, of a few, and of many short ones
+    else:  # blocks of one row, of a few rows, and of many short rows
         sizes = [(CONTIGUOUS, (16, 32768)), ("contiguous short", (64, 128)), ("contiguous shortest", (64, 16))]
         sizes += [("odd", (64, 1000)), ("odd shortest", (64, 2))]
-    if loss.kind is LossKind.MULTILABEL_MARGIN:  # one row a program: of a short one, a lane has no 64 bits
+    if loss.kind is LossKind.MULTILABEL_MARGIN:  # one row a program: too little of a short row for each lane
         sizes = [(name.replace("contiguous s", "s"), size) for name, size in sizes]
     if loss.kind in (LossKind.NLL, LossKind.CROSS_ENTROPY):
         sizes.append(("strided", (4, 32, 16, 64)))

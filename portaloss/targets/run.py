@@ -1,4 +1,4 @@
-"""Records and compiles in worker processes: this one never imports Triton, whose compiler can end a process."""
+"""Records and compiles in worker processes: Triton's compiler can crash, so this process never imports it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from portaloss.console import MissingExtraError, progress
 from portaloss.kinds import LossKind
-from portaloss.parity.machine import cores
+from portaloss.machine import cores
 from portaloss.targets.chips import CHIPS
 from portaloss.targets.report import Compiled
-
-#: The extra that has what is needed.
-EXTRA = "portaloss[triton]"
-
-#: Shows how many of how many steps are done, as ``portaloss.parity.report.progress`` does.
-Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def missing() -> str | None:
-    """What keeps kernels from being compiled here, or None."""
+    """Why kernels cannot be compiled here, or None."""
     absent = [package for package in ("torch", "triton") if find_spec(package) is None]
-    return f"targets needs {' and '.join(absent)}: pip install '{EXTRA}'" if absent else None
+    return str(MissingExtraError(" and ".join(absent), "targets", "triton")) if absent else None
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A launch on its way from the process that recorded it to one that compiles it."""
+    """A launch as it is sent from the process that recorded it to one that compiles it."""
 
     key: str
     kernel: str
@@ -53,19 +47,15 @@ class Recorded:
     launch: bytes
 
 
-def run(
-    chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], progress: Progress, workers: int = 0
-) -> list[Compiled]:
-    """Compile all that the kinds launch on the chips; a launch that several kinds share only once a chip.
+def run(chips: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str]) -> list[Compiled]:
+    """Compile all launches of the kinds on the chips. A launch that several kinds share is compiled once for each chip.
 
     Args:
         chips: names in ``CHIPS``.
         kinds: the kinds.
         dtypes: names of dtypes.
-        progress: shows how far it is.
-        workers: processes, or 0 for one a core.
     """
-    workers = workers or cores()
+    workers = cores()
     recordings = [(chip, dtype, tuple(kinds)) for chip in chips for dtype in dtypes]
     found: dict[tuple[str, ...], list[Recorded]] = {}
     with tempfile.TemporaryDirectory(prefix="portaloss-") as folder:
@@ -76,15 +66,15 @@ def run(
                 found[chip, dtype] = recorded
                 tick(1)
         unique: dict[tuple[str, str], Recorded] = {}
-        for chip, dtype, _ in recordings:  # in this order, whichever was done first
+        for chip, dtype, _ in recordings:  # in a fixed order, whichever finished first
             for one in found[chip, dtype]:
                 unique.setdefault((chip, one.key), one)
-        rows: dict[tuple[str, str], Compiled] = {}
+        lines: dict[tuple[str, str], Compiled] = {}
         with progress(len(unique), "compiling") as tick:
-            for one, row in _each(_compile, unique.values(), workers, folder):
-                rows[one.chip, one.key] = row or _crashed(one)
+            for one, line in _each(_compile, unique.values(), workers, folder):
+                lines[one.chip, one.key] = line or _crashed(one)
                 tick(1)
-    return [rows[where] for where in unique]
+    return [lines[where] for where in unique]
 
 
 def _crashed(one: Recorded) -> Compiled:
@@ -97,7 +87,7 @@ def _crashed(one: Recorded) -> Compiled:
 def _each(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, folder: str
 ) -> Iterator[tuple[Task, Result | None]]:
-    """Tasks and their results, in the order in which they are done; None where the task ended its process."""
+    """Tasks and their results, in the order in which they finish; None where the task ended its process."""
     waiting = deque(tasks)
     while waiting:
         running: dict[Future[Result], Task] = {}
@@ -111,7 +101,7 @@ def _each(
                         result = future.result()
                         yield running.pop(future), result
         except BrokenProcessPool:
-            for task in running.values():  # one of them did it: it will do it again when it is alone
+            for task in running.values():  # one of them ended it; alone in a process, it will do so again
                 try:
                     with _pool(1, folder) as pool:
                         alone = pool.submit(function, task).result()
@@ -122,7 +112,7 @@ def _each(
 
 
 def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
-    # spawned: a fork would have this process's threads' locks, and TRITON_INTERPRET as it was imported here
+    # spawned: a fork would inherit locks that other threads hold, and modules imported with TRITON_INTERPRET
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(folder,))
 
@@ -131,10 +121,10 @@ def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
 
 
 def _start(folder: str) -> None:
-    """Before Triton is imported: compile instead of interpreting, afresh, one core a process."""
+    """Before Triton is imported: switch the interpreter off, use an empty cache, and one thread."""
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ["TRITON_CACHE_DIR"] = str(_cache(folder))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
     import torch
 
     torch.set_num_threads(1)
@@ -161,5 +151,5 @@ def _compile(one: Recorded) -> Compiled:
     try:
         return compile_launch(pickle.loads(one.launch), one.kind, one.dtype, CHIPS[one.chip])
     finally:
-        # ten thousand kernels would be gigabytes
+        # the cache of ten thousand kernels would take gigabytes
         shutil.rmtree(os.environ["TRITON_CACHE_DIR"], ignore_errors=True)

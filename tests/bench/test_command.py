@@ -7,12 +7,10 @@ import re
 
 import pytest
 
-from portaloss import cli
+from portaloss import cli, machine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
-
-from portaloss.bench import machine  # noqa: E402  # what it needs is there now
 
 TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds", "2", "--threads", "1")
 
@@ -20,7 +18,7 @@ TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds
 @pytest.mark.parametrize("load", [None, 0.0, 99.0])
 def test_a_busy_machine_is_said(load, capsys, monkeypatch):
     monkeypatch.setattr(machine, "load", lambda: load)
-    monkeypatch.setattr("portaloss.parity.machine.cores", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     assert cli.main([*TINY, "--with", "eager"]) == 0
     assert capsys.readouterr().err.count("others are busy here (load 99.0, 2 cores)") == (load == 99.0)
 
@@ -43,14 +41,14 @@ def test_a_run(tmp_path, capsys, monkeypatch):
     assert report["machine"]["processor"]
     assert report["threads"] == 1
     assert len(report["rows"]) == 4
-    for row in report["rows"]:
-        assert (row["dtype"], row["size"], row["shape"]) == ("float16", "tiny", [64])
-        assert row["shapes"] == {"input": [64], "target": [64]}
-        assert row["contenders"].keys() == {"portaloss", "arrays", "eager"}
-        for found in row["contenders"].values():
+    for line in report["rows"]:
+        assert (line["dtype"], line["size"], line["shape"]) == ("float16", "tiny", [64])
+        assert line["shapes"] == {"input": [64], "target": [64]}
+        assert line["contenders"].keys() == {"portaloss", "arrays", "eager"}
+        for found in line["contenders"].values():
             assert found.keys() >= {"median_s", "q1_s", "q3_s", "min_s", "rounds", "peak_extra_bytes"}
-        assert row["speedups"]["portaloss"]["eager"] > 0
-        assert row["speedups"]["arrays"]["eager"] > 0
+        assert line["speedups"]["portaloss"]["eager"] > 0
+        assert line["speedups"]["arrays"]["eager"] > 0
 
 
 def test_a_wrong_result_is_exit_code_1(tmp_path, capsys, monkeypatch):
@@ -62,7 +60,7 @@ def test_a_wrong_result_is_exit_code_1(tmp_path, capsys, monkeypatch):
     said, errors = capsys.readouterr()
     assert said.splitlines()[-1] == "bench: 2 measured, 2 failed"
     assert "FAILED mse float32 64 forward_backward: portaloss: the loss is off" in errors
-    assert [bool(row["error"]) for row in json.loads((tmp_path / "a.json").read_text())["rows"]] == [True] * 2 + [
+    assert [bool(line["error"]) for line in json.loads((tmp_path / "a.json").read_text())["rows"]] == [True] * 2 + [
         False
     ] * 2
 
@@ -73,7 +71,7 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
     measure = run.measure
     monkeypatch.setattr(run, "measure", lambda spec, settings: _until_huber(measure, spec, settings))
     assert cli.main([*TINY, "--json", str(tmp_path / "a.json")]) == cli.INTERRUPTED
-    assert [row["kind"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]] == ["mse", "mse"]
+    assert [line["kind"] for line in json.loads((tmp_path / "a.json").read_text())["rows"]] == ["mse", "mse"]
 
 
 def _until_huber(measure, spec, settings):
@@ -86,19 +84,19 @@ def test_compare(tmp_path, capsys):
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     assert cli.main([*TINY, "--json", str(a)]) == 0
     report = json.loads(a.read_text())
-    for row in report["rows"]:
-        if row["kind"] == "mse":
+    for line in report["rows"]:
+        if line["kind"] == "mse":
             for name in ("median_s", "q1_s", "q3_s"):
-                row["contenders"]["portaloss"][name] *= 100
-            row["speedups"]["portaloss"]["eager"] /= 100
+                line["contenders"]["portaloss"][name] *= 100
+            line["speedups"]["portaloss"]["eager"] /= 100
     b.write_text(json.dumps(report))
     capsys.readouterr()
 
     assert cli.main(["bench", "compare", str(a), str(a)]) == 0
-    assert capsys.readouterr().out == "bench compare: 4 rows compared, 0 worse\n"
+    assert capsys.readouterr().out == "bench compare: 4 lines compared, 0 worse\n"
     assert cli.main(["bench", "compare", str(a), str(b)]) == cli.FAILED
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == "bench compare: 4 rows compared, 2 worse"
+    assert said.splitlines()[-1] == "bench compare: 4 lines compared, 2 worse"
     assert "mse float32 64 forward_backward" in said
     assert "100.00" in said
     assert "huber" not in said
@@ -120,10 +118,10 @@ def test_the_tables_of_a_report(tmp_path, capsys):
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
         assert {len(line) for line in cells} == {len(cells[0])}
         assert all(set(cell) <= set("-:") for cell in cells[1])
-    row = json.loads(path.read_text())["rows"][1]
-    assert row["direction"] == "forward_backward"
-    (line,) = [line for line in tables[0] if line.startswith(f"| {row['kind']} ")]
-    assert f"{row['speedups']['portaloss']['eager']:.2f}" in line
+    written = json.loads(path.read_text())["rows"][1]
+    assert written["direction"] == "forward_backward"
+    (line,) = [line for line in tables[0] if line.startswith(f"| {written['kind']} ")]
+    assert f"{written['speedups']['portaloss']['eager']:.2f}" in line
 
 
 def test_growth(tmp_path, capsys):
@@ -162,7 +160,7 @@ def test_reports_with_nothing_in_common_are_not_compared(tmp_path, capsys):
         argv = ["bench", "--kind", kind, "--size", "tiny", "--rounds", "1", "--with", "eager", "--threads", "1"]
         assert cli.main([*argv, "--json", str(tmp_path / f"{name}.json")]) == 0
     assert cli.main(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == cli.USAGE
-    assert "no row in common" in capsys.readouterr().err
+    assert "no line in common" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--rounds", "0"), ("--threads", "-1"), ("--size", "giant"), ("--with", "nobody")])

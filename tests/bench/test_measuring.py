@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from portaloss import machine
 from portaloss.kinds import LossKind
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
 
-from portaloss.bench import contenders, machine, memory, run, timing  # noqa: E402  # what they need is there now
+from portaloss.bench import contenders, memory, run, timing  # noqa: E402  # what they need is there now
 from portaloss.bench.cases import Spec, shape_of  # noqa: E402
 
 MIB = 1 << 20
@@ -111,22 +112,22 @@ def test_threads_are_as_before_afterwards():
 def measured(kind, names=("portaloss", "arrays", "eager"), dtype="float32"):
     spec = Spec(kind, dtype, "tiny", shape_of(kind, "tiny"))
     seen = []
-    rows = run.run([spec], run.Settings(names, threads=1, rounds=2), lambda rows: seen.append(len(rows)))
+    lines = run.run([spec], run.Settings(names, threads=1, rounds=2), lambda lines: seen.append(len(lines)))
     assert seen == [2]
-    assert [row.direction for row in rows] == ["forward", "forward_backward"]
-    return rows
+    assert [line.direction for line in lines] == ["forward", "forward_backward"]
+    return lines
 
 
 def test_a_row_has_everyone_s_times():
-    for row in measured(LossKind.KL_DIV):
-        assert not row.error
-        assert list(row.contenders) == ["portaloss", "arrays", "eager"]
-        for found in row.contenders.values():
+    for line in measured(LossKind.KL_DIV):
+        assert not line.error
+        assert list(line.contenders) == ["portaloss", "arrays", "eager"]
+        for found in line.contenders.values():
             assert 0 < found["q1_s"] <= found["median_s"] <= found["q3_s"]
             assert found["relative_error"] < 1e-6
-            assert found["gb_s"] == pytest.approx(row.moved_bytes / found["median_s"] / 1e9)
-        expected = row.median("eager") / row.median("portaloss")
-        assert row.speedup() == row.speedups["portaloss"]["eager"] == pytest.approx(expected)
+            assert found["gb_s"] == pytest.approx(line.moved_bytes / found["median_s"] / 1e9)
+        expected = line.median("eager") / line.median("portaloss")
+        assert line.speedup() == line.speedups["portaloss"]["eager"] == pytest.approx(expected)
 
 
 def test_nothing_wrong_is_timed(monkeypatch):
@@ -134,10 +135,10 @@ def test_nothing_wrong_is_timed(monkeypatch):
 
     right = functional.mse_loss
     monkeypatch.setattr(functional, "mse_loss", lambda input, target: 1.001 * right(input, target))
-    for row in measured(LossKind.MSE, ("portaloss", "eager")):
-        assert "portaloss: the loss is off" in row.error
-        assert row.median("portaloss") is row.median("eager") is None
-        assert row.speedups == {}
+    for line in measured(LossKind.MSE, ("portaloss", "eager")):
+        assert "portaloss: the loss is off" in line.error
+        assert line.median("portaloss") is line.median("eager") is None
+        assert line.speedups == {}
 
 
 def test_one_that_can_t_does_not_stop_the_others(monkeypatch):
@@ -148,11 +149,11 @@ def test_one_that_can_t_does_not_stop_the_others(monkeypatch):
         return fails
 
     monkeypatch.setattr(torch, "compile", broken)
-    for row in measured(LossKind.MSE, ("portaloss", "compile", "eager")):
-        assert not row.error
-        assert row.contenders["compile"] == {"error": "RuntimeError: no compiler"}
-        assert row.median("portaloss") > 0
-        assert row.median("eager") > 0
+    for line in measured(LossKind.MSE, ("portaloss", "compile", "eager")):
+        assert not line.error
+        assert line.contenders["compile"] == {"error": "RuntimeError: no compiler"}
+        assert line.median("portaloss") > 0
+        assert line.median("eager") > 0
 
 
 def test_one_of_ours_that_can_t_is_a_failure(monkeypatch):
@@ -170,7 +171,7 @@ def test_a_case_that_has_no_room_does_not_stop_the_others(monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr(run, "draw", full)
-    assert {row.error for row in measured(LossKind.MSE)} == {"MemoryError: no room"}
+    assert {line.error for line in measured(LossKind.MSE)} == {"MemoryError: no room"}
 
 
 def test_an_absent_library_is_no_failure(monkeypatch):
@@ -178,9 +179,9 @@ def test_an_absent_library_is_no_failure(monkeypatch):
         raise contenders.UnavailableError("liger-kernel is not installed")
 
     monkeypatch.setattr(contenders, "_liger", absent)
-    (row, _) = measured(LossKind.KL_DIV, ("portaloss", "liger"))
-    assert row.contenders["liger"] == {"absent": "liger-kernel is not installed"}
-    assert not row.error
+    (line, _) = measured(LossKind.KL_DIV, ("portaloss", "liger"))
+    assert line.contenders["liger"] == {"absent": "liger-kernel is not installed"}
+    assert not line.error
 
 
 def test_memory_on_the_gpu_is_what_its_allocator_says(monkeypatch):

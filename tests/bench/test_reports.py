@@ -1,4 +1,4 @@
-"""What becomes of rows: JSON, means, what got slower, growth, pictures."""
+"""What becomes of lines: JSON, means, what got slower, growth, pictures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 
 import pytest
 
-from portaloss.bench import compare, growth, rows
-from portaloss.bench.rows import Report, Row
+from portaloss.bench import compare, growth, lines
+from portaloss.bench.lines import Line, Report
 from portaloss.kinds import LossKind
 from portaloss.reports import ReportError
 
@@ -30,7 +30,7 @@ def times(median: float, spread: float = 0.02) -> dict[str, float]:
     }
 
 
-def row(ours: float = 1.0, eager: float | None = 4.0, **fields) -> Row:
+def line(ours: float = 1.0, eager: float | None = 4.0, **fields) -> Line:
     contenders = {"portaloss": times(ours), **({} if eager is None else {"eager": times(eager)})}
     known = {
         "kind": "mse", "dtype": "float32", "size": "large", "shape": [8, 8], "shapes": {"input": [8, 8]},
@@ -38,22 +38,22 @@ def row(ours: float = 1.0, eager: float | None = 4.0, **fields) -> Row:
         "contenders": contenders,
     }  # fmt: skip
     known |= fields
-    return Row(**{"speedups": rows.speedups(known["contenders"]), **known})
+    return Line(**{"speedups": lines.speedups(known["contenders"]), **known})
 
 
-def report(*made: Row, **about) -> Report:
+def report(*made: Line, **about) -> Report:
     return Report({**ABOUT, **about}, list(made))
 
 
-def worse(before: Row, after: Row, **options) -> list[tuple[str, str]]:
+def worse(before: Line, after: Line, **options) -> list[tuple[str, str]]:
     return [(change.contender, change.what) for change in compare.compare(report(before), report(after), **options)]
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
-    made = report(row(), row(direction="forward", kind="huber"))
+    made = report(line(), line(direction="forward", kind="huber"))
     made.write(tmp_path / "a.json")
-    again = rows.read(tmp_path / "a.json")
-    assert again.rows == made.rows
+    again = lines.read(tmp_path / "a.json")
+    assert again.lines == made.lines
     assert again.about.items() >= made.about.items()
     assert [one["direction"] for one in again.about["geometric_means"]] == ["forward_backward", "forward"]
 
@@ -63,12 +63,12 @@ def test_what_is_no_report(tmp_path):
     for text in ("", "[]", '{"format": 1}', '{"format": 99, "rows": []}', '{"format": 1, "rows": [{"kind": "mse"}]}'):
         path.write_text(text)
         with pytest.raises(ReportError, match=r"a\.json"):
-            rows.read(path)
+            lines.read(path)
 
 
 def test_means_are_geometric_and_without_failures():
-    made = [row(1.0, 2.0), row(1.0, 8.0, kind="l1"), row(1.0, 100.0, kind="huber", error="wrong")]
-    (mean,) = rows.geometric_means(made)
+    made = [line(1.0, 2.0), line(1.0, 8.0, kind="l1"), line(1.0, 100.0, kind="huber", error="wrong")]
+    (mean,) = lines.geometric_means(made)
     assert mean["times_faster_than_eager"] == pytest.approx(4.0)
     assert mean["kinds"] == 2
     assert mean["memory_over_eager"] == pytest.approx(1.0)
@@ -77,56 +77,56 @@ def test_means_are_geometric_and_without_failures():
 
 def test_memory_beside_pytorch():
     found = {"portaloss": {**times(1.0), "peak_extra_bytes": 10}, "eager": {**times(1.0), "peak_extra_bytes": 40}}
-    assert row(contenders=found).memory() == 0.25
+    assert line(contenders=found).memory() == 0.25
     peaks = {"portaloss": {"peak_extra_bytes": 3 << 20}, "eager": {"peak_extra_bytes": 18 << 20}}
-    assert row(contenders=peaks, gradient_bytes=2 << 20).memory_beyond_gradients() == 1 / 16
-    assert row(contenders=peaks, gradient_bytes=2 << 20, direction="forward").memory_beyond_gradients() == 1 / 6
-    assert row(contenders=peaks, gradient_bytes=17 << 20).memory_beyond_gradients() is None  # noise
+    assert line(contenders=peaks, gradient_bytes=2 << 20).memory_beyond_gradients() == 1 / 16
+    assert line(contenders=peaks, gradient_bytes=2 << 20, direction="forward").memory_beyond_gradients() == 1 / 6
+    assert line(contenders=peaks, gradient_bytes=17 << 20).memory_beyond_gradients() is None  # noise
     found["eager"]["peak_extra_bytes"] = None
-    assert row(contenders=found).memory() is None
+    assert line(contenders=found).memory() is None
 
 
 # What got slower
 
 
 def test_a_slowdown_is_found():
-    assert worse(row(1.0), row(1.2)) == [("portaloss", "time")]
-    (change,) = compare.compare(report(row(1.0)), report(row(1.2)))
+    assert worse(line(1.0), line(1.2)) == [("portaloss", "time")]
+    (change,) = compare.compare(report(line(1.0)), report(line(1.2)))
     assert change.factor == pytest.approx(1.2)
-    assert worse(row(1.2), row(1.0)) == []  # faster
-    assert worse(row(1.0), row(1.0)) == []
+    assert worse(line(1.2), line(1.0)) == []  # faster
+    assert worse(line(1.0), line(1.0)) == []
 
 
 def test_noise_is_no_slowdown():
-    assert worse(row(1.0), row(1.04)) == []  # within the threshold
-    assert worse(row(1.0), row(1.04), threshold=0.01) == []  # 1.02 and 1.0192: the middle halves overlap
-    assert worse(row(1.0), row(1.08), threshold=0.01) == [("portaloss", "time")]
+    assert worse(line(1.0), line(1.04)) == []  # within the threshold
+    assert worse(line(1.0), line(1.04), threshold=0.01) == []  # 1.02 and 1.0192: the middle halves overlap
+    assert worse(line(1.0), line(1.08), threshold=0.01) == [("portaloss", "time")]
     noisy = {"portaloss": times(1.2, spread=0.3), "eager": times(4.0)}
-    assert worse(row(1.0), row(contenders=noisy)) == []  # the middle halves overlap
-    assert worse(row(1.0, 4.0), row(1.5, 6.0)) == []  # the machine was slower, for PyTorch too
-    assert worse(row(1.0, None), row(1.5, None)) == [("portaloss", "time")]  # nothing to hold it against
+    assert worse(line(1.0), line(contenders=noisy)) == []  # the middle halves overlap
+    assert worse(line(1.0, 4.0), line(1.5, 6.0)) == []  # the machine was slower, for PyTorch too
+    assert worse(line(1.0, None), line(1.5, None)) == [("portaloss", "time")]  # nothing to hold it against
 
 
 def test_more_memory_and_wrong_results_are_found():
     more = {"portaloss": {**times(1.0), "peak_extra_bytes": 2 << 26}, "eager": times(4.0)}
-    assert worse(row(), row(contenders=more)) == [("portaloss", "memory")]
-    assert worse(row(), row(contenders={}, error="wrong")) == [("portaloss", "result")]
-    assert worse(row(error="wrong"), row(error="wrong")) == []
+    assert worse(line(), line(contenders=more)) == [("portaloss", "memory")]
+    assert worse(line(), line(contenders={}, error="wrong")) == [("portaloss", "result")]
+    assert worse(line(error="wrong"), line(error="wrong")) == []
     little = {"portaloss": {**times(1.0), "peak_extra_bytes": (1 << 26) + (1 << 20)}, "eager": times(4.0)}
-    assert worse(row(), row(contenders=little)) == []
+    assert worse(line(), line(contenders=little)) == []
 
 
 def test_only_rows_that_measure_the_same_are_compared():
-    assert worse(row(1.0), row(9.0, shape=[8, 9])) == []
-    assert compare.common(report(row()), report(row(shape=[8, 9]))) == 0
-    assert compare.common(report(row(), row(kind="l1")), report(row())) == 1
+    assert worse(line(1.0), line(9.0, shape=[8, 9])) == []
+    assert compare.common(report(line()), report(line(shape=[8, 9]))) == 0
+    assert compare.common(report(line(), line(kind="l1")), report(line())) == 1
 
 
 def test_other_machines_are_named():
-    notes = compare.differences(report(row()), report(row(), threads=4, machine={"processor": "another"}))
+    notes = compare.differences(report(line()), report(line(), threads=4, machine={"processor": "another"}))
     assert notes == ["processor differs: a processor and another", "threads differs: 2 and 4"]
-    assert compare.differences(report(row()), report()) == ["1 rows of the first report are not in the second"]
-    assert compare.differences(report(row()), report(row())) == []
+    assert compare.differences(report(line()), report()) == ["1 lines of the first report are not in the second"]
+    assert compare.differences(report(line()), report(line())) == []
 
 
 # Growth
@@ -148,8 +148,8 @@ def test_the_exponent_is_that_of_a_power():
 
 
 def test_a_curve_is_made_of_a_kind_s_rows():
-    made = [row(1e-3 * n, size=str(n), shape=[n], shapes={"input": [n]}) for n in (100, 10)]
-    made += [row(size="10", direction="forward"), row(size="1000", error="wrong")]
+    made = [line(1e-3 * n, size=str(n), shape=[n], shapes={"input": [n]}) for n in (100, 10)]
+    made += [line(size="10", direction="forward"), line(size="1000", error="wrong")]
     found = {one.contender: one for one in growth.curves(made)}
     assert found.keys() == {"portaloss", "eager"}
     assert found["portaloss"].sizes == [10, 100]
@@ -168,7 +168,7 @@ def test_what_grows():
 # Pictures
 
 
-@pytest.mark.parametrize("made", [[row(), row(kind="l1", ours=9.0)], []], ids=["two kinds", "nothing"])
+@pytest.mark.parametrize("made", [[line(), line(kind="l1", ours=9.0)], []], ids=["two kinds", "nothing"])
 def test_the_picture_of_speedups(made, tmp_path):
     pytest.importorskip("matplotlib")
     from portaloss.bench import picture
@@ -189,5 +189,5 @@ def test_the_picture_of_growth(tmp_path):
 
 
 def test_json_has_no_nan(tmp_path):
-    report(row()).write(tmp_path / "a.json")
+    report(line()).write(tmp_path / "a.json")
     json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda name: pytest.fail(name))

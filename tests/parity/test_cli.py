@@ -41,16 +41,16 @@ def test_a_run_ends_with_one_line_and_writes_its_reports(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
     assert done.stderr == ""  # no progress bar where nobody watches
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert len(rows) == 6
-    for row in rows:
-        assert row["kind"] == "huber"
-        assert row["passed"] is True
-        assert row["cases"] >= 15
-        assert row["worst_ulp"] <= 4
-        assert isinstance(row["worst_seed"], int)
-        assert row["versions"].keys() >= {"python", "numpy", "scipy", "torch", "triton", "portaloss", "ml_dtypes"}
-        assert row["device"]
+    lines = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(lines) == 6
+    for line in lines:
+        assert line["kind"] == "huber"
+        assert line["passed"] is True
+        assert line["cases"] >= 15
+        assert line["worst_ulp"] <= 4
+        assert isinstance(line["worst_seed"], int)
+        assert line["versions"].keys() >= {"python", "numpy", "scipy", "torch", "triton", "portaloss", "ml_dtypes"}
+        assert line["device"]
     assert "huber" in (tmp_path / "a.html").read_text()
     if os.name == "posix":
         umask = os.umask(0)
@@ -79,8 +79,8 @@ def test_an_absent_backend_is_absent_and_not_passed(tmp_path):
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
     assert "imaginary: absent, it was never built" in done.stdout
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert {row["reason"] for row in rows if row["backend"] == "imaginary"} == {"it was never built"}
+    lines = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {line["reason"] for line in lines if line["backend"] == "imaginary"} == {"it was never built"}
 
 
 def test_a_required_backend_that_is_absent_fails():

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from portaloss.parity import report
-from portaloss.parity.rows import FORMAT, Row, merge, read, summary, write
+from portaloss.parity.lines import FORMAT, Line, merge, read, summary, write
 from portaloss.reports import ReportError
 
 
-def row(sku="huber-float32-none-forward", status="passed", **changes):
+def line(sku="huber-float32-none-forward", status="passed", **changes):
     kind, dtype, reduction, direction = sku.rsplit("-", 3)
-    made = Row(
+    made = Line(
         sku=sku,
         kind=kind,
         dtype=dtype,
@@ -44,9 +44,9 @@ ABSENT = {"backend": "triton", "device": "", "architecture": "", "status": "abse
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
-    rows = [row(), row(status="failed", worst_ulp=None, failures=["kinks: wrong"], failed_cases=1), row(**ABSENT)]
-    write(rows, tmp_path / "a.json")
-    assert read(tmp_path / "a.json") == rows
+    lines = [line(), line(status="failed", worst_ulp=None, failures=["kinks: wrong"], failed_cases=1), line(**ABSENT)]
+    write(lines, tmp_path / "a.json")
+    assert read(tmp_path / "a.json") == lines
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # no temporary file is left
     written = json.loads((tmp_path / "a.json").read_text())
     assert [one["passed"] for one in written["rows"]] == [True, False, False]
@@ -54,10 +54,10 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "a.json"
-    write([row()], path)
+    write([line()], path)
     before = path.read_text()
     with pytest.raises(ValueError, match="JSON"):
-        write([row(worst_relative=float("nan"))], path)
+        write([line(worst_relative=float("nan"))], path)
     assert path.read_text() == before
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
 
@@ -78,50 +78,50 @@ def test_another_format_is_refused(tmp_path):
 
 
 def test_merging_machines_keeps_both():
-    merged, notes = merge([[row()], [row(device="another processor")], [row(**GPU)]])
+    merged, notes = merge([[line()], [line(device="another processor")], [line(**GPU)]])
     assert len(merged) == 3
     assert notes == []
     assert summary(merged) == "parity: 3 passed, 0 failed, 0 absent"
 
 
 def test_equal_rows_are_one():
-    merged, notes = merge([[row()], [row()]])
-    assert merged == [row()]
+    merged, notes = merge([[line()], [line()]])
+    assert merged == [line()]
     assert notes == []
 
 
 def test_of_two_that_contradict_each_other_the_worse_is_kept_and_said():
-    failed = row(status="failed", worst_ulp=9.0)
-    for pair in ([[row()], [failed]], [[failed], [row()]]):
+    failed = line(status="failed", worst_ulp=9.0)
+    for pair in ([[line()], [failed]], [[failed], [line()]]):
         merged, notes = merge(pair)
         assert merged == [failed]
         assert len(notes) == 1
         assert "huber-float32-none-forward" in notes[0]
         assert "kept: failed" in notes[0]
-    merged, _ = merge([[row(worst_ulp=2.0)], [row(worst_ulp=1.0)]])
+    merged, _ = merge([[line(worst_ulp=2.0)], [line(worst_ulp=1.0)]])
     assert merged[0].worst_ulp == 2.0
-    merged, _ = merge([[row(status="failed", worst_ulp=None)], [failed]])
+    merged, _ = merge([[line(status="failed", worst_ulp=None)], [failed]])
     assert merged[0].worst_ulp is None  # no number at all is worse than any
 
 
 def test_absent_goes_where_another_machine_has_the_backend():
-    merged, _ = merge([[row(), row(**ABSENT)], [row(**GPU)]])
+    merged, _ = merge([[line(), line(**ABSENT)], [line(**GPU)]])
     assert summary(merged) == "parity: 2 passed, 0 failed, 0 absent"
     other = {**ABSENT, "reason": "no driver", "versions": {"python": "3.13"}}
-    merged, _ = merge([[row(**ABSENT)], [row(**other)]])
+    merged, _ = merge([[line(**ABSENT)], [line(**other)]])
     assert summary(merged) == "parity: 0 passed, 0 failed, 1 absent"
 
 
 def test_a_cell_shows_the_worst():
-    assert report.cell([row(worst_ulp=0.5), row(worst_ulp=1.5)]) == "1.50"
-    assert report.cell([row(worst_ulp=3.0), row(status="failed", worst_ulp=9.0)]) == "FAILED 1/2 (9.00)"
-    assert report.cell([row(worst_ulp=3.0), row(status="failed", worst_ulp=None)]) == "FAILED 1/2 (wrong)"
-    assert report.cell([row(**ABSENT)]) == "absent"
+    assert report.cell([line(worst_ulp=0.5), line(worst_ulp=1.5)]) == "1.50"
+    assert report.cell([line(worst_ulp=3.0), line(status="failed", worst_ulp=9.0)]) == "FAILED 1/2 (9.00)"
+    assert report.cell([line(worst_ulp=3.0), line(status="failed", worst_ulp=None)]) == "FAILED 1/2 (wrong)"
+    assert report.cell([line(**ABSENT)]) == "absent"
 
 
 def test_the_table_has_every_kind_and_dtype(capsys):
-    rows = [row(), row("nll-float16-mean-backward", status="failed", worst_ulp=17.0), row(**ABSENT)]
-    report.print_tables(rows)
+    lines = [line(), line("nll-float16-mean-backward", status="failed", worst_ulp=17.0), line(**ABSENT)]
+    report.print_tables(lines)
     text = capsys.readouterr().out
     for piece in ("huber", "nll", "float16", "float32", "1.25", "FAILED 1/1", "no GPU <here>", "a processor"):
         assert piece in text
@@ -129,13 +129,13 @@ def test_the_table_has_every_kind_and_dtype(capsys):
 
 def test_the_page_is_one_file_and_says_what_failed(tmp_path):
     failure = "kinks: loss: 17 ulp at [3] & more"
-    rows = [
-        row(),
-        row("nll-float16-mean-backward", status="failed", worst_ulp=17.0, failures=[failure], failed_cases=1),
-        row("nll-float16-mean-forward", torch_ulp=None, torch_relative=None, torch_cases=0),
-        row(**ABSENT),
+    lines = [
+        line(),
+        line("nll-float16-mean-backward", status="failed", worst_ulp=17.0, failures=[failure], failed_cases=1),
+        line("nll-float16-mean-forward", torch_ulp=None, torch_relative=None, torch_cases=0),
+        line(**ABSENT),
     ]
-    report.write_page(rows, tmp_path / "a.html", summary(rows))
+    report.write_page(lines, tmp_path / "a.html", summary(lines))
     page = (tmp_path / "a.html").read_text()
     assert "parity: 2 passed, 1 failed, 1 absent" in page
     assert "17 ulp at [3] &amp; more" in page

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from portaloss.arrange import arrange
+from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, Family
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.parity import eager, samples
-from portaloss.parity.truth import Truth
+from portaloss.parity.truth import Truth, arranged
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -52,11 +52,12 @@ class Definition:
 
     def __init__(self, loss, case):
         options = {option.name: option.default for option in loss.options} | case.options
-        self.arranged = arrange(loss, options, case.operands)
+        self.layout = loss.arrangement.shapes(options, specs(case.operands))
         self.function = importlib.import_module(f"portaloss.reference.{loss.name}").definition
-        self.options = {option.name: options[option.name] for option in loss.options if option.changes_items}
+        self.options = loss.item_options(options)
         taken = inspect.signature(self.function).parameters  # a mean's normalizer is no operand of the items
-        self.operands = {name: array for name, array in self.arranged.operands.items() if name in taken}
+        operands = arranged(loss, self.layout, case.operands)
+        self.operands = {name: array for name, array in operands.items() if name in taken}
 
     def exact_items(self, operands):
         options = {name: mpmath.mpf(v) if isinstance(v, float) else v for name, v in self.options.items()}
@@ -158,15 +159,15 @@ def test_the_fast_code_in_float64_is_its_definition(kind):
     with mpmath.workdps(DIGITS):
         for case in small_cases(loss):
             define, truth = Definition(loss, case), Truth(loss, case)
-            arranged, operands = define.arranged, {name: exact(array) for name, array in define.operands.items()}
+            layout, operands = define.layout, {name: exact(array) for name, array in define.operands.items()}
             want = define.exact_items(operands)
             items = truth.loss(LossReduction.NONE)
-            got, size = (arranged.items_view(array).reshape(want.shape) for array in (items.value, items.magnitude))
+            got, size = (layout.items_view(array).reshape(want.shape) for array in (items.value, items.magnitude))
             assert worst(got, want, size) <= ROUNDINGS, (case.name, "items")
             upstream = case.upstream(items.value.shape, np.dtype(np.float64))
-            u = arranged.items_view(upstream).reshape(want.shape)
+            u = layout.items_view(upstream).reshape(want.shape)
             for name, gradient in truth.gradients(LossReduction.NONE, upstream).items():
-                got, size = (arranged.view(name, array) for array in (gradient.value, gradient.magnitude))
+                got, size = (layout.view(name, array) for array in (gradient.value, gradient.magnitude))
                 want, smooth = numerical_gradient(loss, define, operands, name, u)
                 assert worst(got, want, size, smooth) <= ROUNDINGS, (case.name, name)
                 compared |= {name} if smooth.any() else set()
@@ -185,13 +186,13 @@ def test_the_definition_of_torch_tensors_is_pytorch_s_loss(kind):
             continue  # an extension
         tensors = {n: torch.tensor(array, requires_grad=n in truth.wants) for n, array in define.operands.items()}
         items = define.function(**tensors, **define.options, xp=torch)
-        theirs = define.arranged.items_view(pytorch.losses[LossReduction.NONE]).reshape(items.shape)
+        theirs = define.layout.items_view(pytorch.losses[LossReduction.NONE]).reshape(items.shape)
         np.testing.assert_allclose(items.detach().numpy(), theirs, rtol=1e-13, atol=1e-13)
-        u = torch.tensor(define.arranged.items_view(upstream).reshape(items.shape))
+        u = torch.tensor(define.layout.items_view(upstream).reshape(items.shape))
         gradients = torch.autograd.grad(items, [tensors[name] for name in truth.wants], u)
         for name, gradient in zip(truth.wants, gradients, strict=True):
             ours = through_softmax(loss, gradient.numpy(), np.exp(define.operands[name]))
-            theirs = define.arranged.view(name, pytorch.gradients[LossReduction.NONE][name])
+            theirs = define.layout.view(name, pytorch.gradients[LossReduction.NONE][name])
             where = has_a_derivative(kind, name, define.operands, define.options) & np.isfinite(theirs)
             if define.options.get("eps") == 0:
                 where &= np.isfinite(ours)  # a norm of 0, whose root has no slope; PyTorch's norms take 0 for it

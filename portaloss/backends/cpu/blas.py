@@ -1,10 +1,10 @@
-"""Matrix products in place, of parts of matrices.
+"""Matrix products of parts of matrices, which may be added to the output.
 
-``numpy.matmul`` cannot add to what is there, and SciPy's ``sgemm`` and ``dgemm`` copy a part of a matrix first. So the
-functions behind them are called as Numba and Cython call them: by the addresses that ``scipy.linalg.cython_blas``
-publishes. And all products are SciPy's: NumPy may have a BLAS of its own, and then threads of its own. They go on
-waiting for work, on all cores, for some time after a product; where the two take turns, one takes three times as long.
-For the same reason products of what lies in tensors are PyTorch's, like those of the model that the tensors come from.
+``numpy.matmul`` cannot add to its output, and SciPy's ``sgemm`` and ``dgemm`` first copy a part of a matrix. So the
+functions behind them are called directly, at the addresses that ``scipy.linalg.cython_blas`` publishes, as Numba and
+Cython do. All products of arrays use SciPy's BLAS: NumPy may have another one, with its own threads. The threads of a
+BLAS wait for more work on all cores for some time after a product; where two libraries take turns, a product takes
+three times as long. For the same reason products of tensors use PyTorch's BLAS, as the model around them does.
 """
 
 from __future__ import annotations
@@ -18,68 +18,109 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss.backends.cpu.casts import copied_by_torch, narrow_into, widen
+from portaloss.backends.cpu.threads import parallel
+from portaloss.backends.cpu.tiles import TILE
+
 Array = npt.NDArray[Any]
 
 _NAMES = {"float32": ("sgemm", ctypes.c_float), "float64": ("dgemm", ctypes.c_double)}
-_MAX_INT = 2**31 - 1  # of BLAS
+_MAX_INT = 2**31 - 1  # BLAS takes C ints
 
 
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: bool = False) -> None:
-    """out = a b, or out += a b; all float32, or all float64.
+class Blas:
+    """SciPy's BLAS: products and casts of whole matrices, on all threads."""
 
-    Args:
-        a: (m, k).
-        b: (k, n).
-        out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with the others.
-        add: whether to add to what is there.
-        by_torch: whether PyTorch multiplies; the caller has asked ``is_exact_in_torch``, and all come from tensors.
-    """
-    if not out.size:
-        return
-    if by_torch:
+    #: Whether a product with many columns is faster a few columns at a time.
+    in_parts = False
+    #: Whether a long sum is faster where the result is stored by columns.
+    transposed = True
+
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+        """out = a b, or out += a b; all float32, or all float64.
+
+        Args:
+            a: (m, k).
+            b: (k, n).
+            out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with a or b.
+            add: whether to add to out.
+        """
+        if not out.size:
+            return
+        if not a.shape[1]:
+            if not add:
+                out[...] = 0.0
+            return
+        length = _row_length(out)
+        if length is None:
+            a, b, out = b.T, a.T, out.T
+            length = _row_length(out)
+            if length is None:
+                raise ValueError(f"out must be stored by rows or by columns, but its strides are {out.strides[::-1]}")
+        found = _gemm(out.dtype.name)
+        if found is None:
+            np.add(a @ b, out if add else 0, out=out)
+            return
+        function, number = found
+        # BLAS expects matrices stored by columns, so it sees the transposes: outᵀ = bᵀ aᵀ
+        (first, trans_first, length_first), (second, trans_second, length_second) = _as_seen(b), _as_seen(a)
+        function(
+            trans_first,
+            trans_second,
+            *(_int(size) for size in (out.shape[1], out.shape[0], a.shape[1])),
+            ctypes.byref(number(1.0)),
+            first.ctypes.data,
+            _int(length_first),
+            second.ctypes.data,
+            _int(length_second),
+            ctypes.byref(number(add)),
+            out.ctypes.data,
+            _int(length),
+        )
+
+    def cast(self, values: Array, out: Array) -> None:
+        """out = values, in its own dtype; of the same shape."""
+        if np.may_share_memory(values, out):
+            return  # the values were computed there
+
+        def part(index: int) -> None:
+            tile = slice(index * size, (index + 1) * size)
+            if out.itemsize > values.itemsize:
+                out[tile] = widen(values[tile], out.dtype)
+            else:
+                narrow_into(values[tile], out[tile])
+
+        size = max(1, TILE * len(values) // max(1, values.size))
+        parallel(part, -(-len(values) // size))
+
+
+class TorchBlas(Blas):
+    """PyTorch's BLAS and threads, for arrays that are those of tensors. ``is_exact_in_torch`` must be true."""
+
+    in_parts = True
+    transposed = False
+
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+        """As ``Blas`` does."""
+        if not out.size:
+            return
         torch = sys.modules["torch"]
         product, *factors = map(torch.from_numpy, (out, a, b))
         if add:
             product.addmm_(*factors)
         else:
             torch.mm(*factors, out=product)
-        return
-    if not a.shape[1]:
-        if not add:
-            out[...] = 0.0
-        return
-    length = _row_length(out)
-    if length is None:
-        a, b, out = b.T, a.T, out.T
-        length = _row_length(out)
-        if length is None:
-            raise ValueError(f"out must be stored by rows or by columns, but its strides are {out.strides[::-1]}")
-    found = _gemm(out.dtype.name)
-    if found is None:
-        np.add(a @ b, out if add else 0, out=out)
-        return
-    function, number = found
-    # BLAS takes matrices for stored by columns. What it sees then are the transposes: outᵀ = bᵀ aᵀ
-    (first, trans_first, length_first), (second, trans_second, length_second) = _as_seen(b), _as_seen(a)
-    function(
-        trans_first,
-        trans_second,
-        *(_int(size) for size in (out.shape[1], out.shape[0], a.shape[1])),
-        ctypes.byref(number(1.0)),
-        first.ctypes.data,
-        _int(length_first),
-        second.ctypes.data,
-        _int(length_second),
-        ctypes.byref(number(add)),
-        out.ctypes.data,
-        _int(length),
-    )
+
+    def cast(self, values: Array, out: Array) -> None:
+        """As ``Blas`` does."""
+        if not np.may_share_memory(values, out) and not copied_by_torch(values, out, spread=True):
+            super().cast(values, out)
 
 
 def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
-    """Whether PyTorch multiplies numbers of that dtype as they are.
+    """Whether PyTorch multiplies numbers of this dtype without rounding them first.
 
-    A setting has it round those of float32 to fewer digits, on processors that are faster with these.
+    With some settings it rounds float32 to fewer digits, on processors that are then faster.
     """
     if dtype != np.float32:
         return True
@@ -92,7 +133,7 @@ def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
 
 
 def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
-    """The matrix, or a copy where its strides ask for one; whether BLAS is to transpose it; and its row's length."""
+    """The matrix, copied if BLAS cannot take its strides; BLAS's letter for transposed or not; and the row stride."""
     length = _row_length(matrix)
     if length is not None:
         return matrix, b"N", length
@@ -104,7 +145,7 @@ def _as_seen(matrix: Array) -> tuple[Array, bytes, int]:
 
 
 def _row_length(matrix: Array) -> int | None:
-    """How many elements a row is from the next, those of a row being neighbours; None where they are not."""
+    """The distance between rows in elements; None where the elements of a row are not adjacent."""
     columns: int
     rows, columns = matrix.shape
     if columns > 1 and matrix.strides[1] != matrix.itemsize:
@@ -122,9 +163,9 @@ def _int(value: int) -> Any:
 
 @cache
 def _gemm(dtype: str) -> tuple[Callable[..., None], Any] | None:
-    """The function for a dtype, and the C type of its numbers. It lets other threads run.
+    """The BLAS function for a dtype, and the C type of its numbers. It runs without Python's lock.
 
-    None where this SciPy's takes other integers than C's ``int``.
+    None where SciPy's BLAS takes integers other than C's ``int``.
     """
     from scipy.linalg import cython_blas  # type: ignore[import-untyped]  # scipy ships no types
 
@@ -138,9 +179,9 @@ def _gemm(dtype: str) -> tuple[Callable[..., None], Any] | None:
 
 
 def _api(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    """A function of Python's own C API."""
+    """A function of Python's C API."""
     function: Callable[..., Any] = ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
     return function
 
 
-__all__ = ["is_exact_in_torch", "multiply"]
+__all__ = ["Blas", "TorchBlas", "is_exact_in_torch"]

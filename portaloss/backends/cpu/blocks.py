@@ -1,10 +1,9 @@
-"""Large blocks of memory that are used again: a gradient as large as the last one lies where that one lay.
+"""A cache of large blocks of memory, which are reused for later results of about the same size.
 
-A large array is fresh from the system, which clears each page as it is first written: one more pass over memory, where
-most losses take two or three. A training step frees its gradients before the next step wants as many, so blocks that
-are freed are kept, like those of PyTorch's allocators on GPUs. The system is told that it may have a kept block's pages
-whenever it needs them (madvise(2), MADV_FREE): they count as this process's memory until then, and stand in nobody's
-way.
+A new large array comes from the system, which clears each page at the first write: one more pass over memory, where
+most losses need two or three. A training step frees its gradients before the next step needs as many, so freed blocks
+are kept, as PyTorch's allocators do on GPUs. The system may take the pages of a kept block whenever it needs memory
+(madvise(2), MADV_FREE); until then they count as memory of this process.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Bytes of the smallest block. What is smaller, the C library keeps, once it has been told to (``tiles``).
+#: Bytes of the smallest block. The C library keeps smaller ones, once ``tiles`` has set it to.
 LEAST = 1 << 24
 
-#: What the system may take back, and where it is to use huge pages, as NumPy has it; None on systems without.
+#: The advice for kept blocks, and the advice to use huge pages, as NumPy gives it; None where the system has neither.
 _FREE: int | None = getattr(mmap, "MADV_FREE", None)
 _HUGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
 _limit = 1 << 30
-_kept: list[_Block] = []  # those freed first come first
-_lock = threading.RLock()  # a block may be freed wherever Python collects garbage, in here too
+_kept: list[_Block] = []  # in the order in which they were freed
+_lock = threading.RLock()  # reentrant: a block may be freed wherever Python collects garbage, also in this module
 
 
 def set_cache_limit(limit: int) -> None:
-    """How many bytes of freed results are kept to be used again, on the CPU; 1 GiB by default.
+    """Set how many bytes of freed results are kept for reuse, on the CPU; 1 GiB by default.
 
-    Results of 16 MiB and more are concerned, and linear cross-entropy's logits. The system takes what is kept when it
-    needs memory, though until then it counts as the process's (on Linux and macOS; elsewhere nothing is kept).
+    This concerns results of 16 MiB and more, and linear cross-entropy's logits. The system takes kept memory when it
+    needs some; until then it counts as the process's (on Linux and macOS; elsewhere nothing is kept).
 
     Args:
-        limit: in bytes. What is kept beyond that is given back at once; 0 keeps nothing.
+        limit: in bytes. Memory kept beyond it is returned to the system at once; 0 keeps nothing.
 
     Raises:
-        TypeError: limit is no int.
+        TypeError: limit is not an int.
         ValueError: limit is negative.
     """
     global _limit
@@ -59,25 +58,25 @@ def set_cache_limit(limit: int) -> None:
 
 
 def empty_cache() -> None:
-    """Give what is kept of freed results back to the system: for one who measures memory, or is about to need all."""
+    """Return the kept memory to the system, for example before memory is measured or needed elsewhere."""
     with _lock:
         _kept.clear()
 
 
 def kept() -> int:
-    """Bytes that are kept now."""
+    """How many bytes are kept now."""
     return sum(block.size for block in list(_kept))
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> npt.NDArray[Any] | None:
-    """An array of that many bytes, not cleared; None where blocks cannot be kept, or are not to be."""
+    """An array of ``size`` bytes, not cleared; None where blocks of this size are not kept."""
     if _FREE is None or size > _limit:
         return None
     block = _take(size)
     if block is None:
         try:
             block = _Block(size)
-        except (OSError, ValueError):  # no room: NumPy raises what it always does
+        except (OSError, ValueError):  # no memory: NumPy will raise its usual error
             return None
     return np.asarray(_Loan(block, size)).view(dtype).reshape(shape)
 
@@ -88,22 +87,22 @@ def _forget_lock() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)  # whoever held it did not survive the fork
+    os.register_at_fork(after_in_child=_forget_lock)  # the thread that held it does not exist after the fork
 
 
 class _Block:
-    """Memory from the system, which gets it back when nobody refers to this any more."""
+    """Memory from the system, returned when this object is deleted."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if _HUGE is not None:
-            with contextlib.suppress(OSError):  # a system without them
+            with contextlib.suppress(OSError):  # a system without huge pages
                 self._map.madvise(_HUGE)
         self.address = np.frombuffer(self._map, np.uint8).__array_interface__["data"][0]
 
     def may_go(self) -> bool:
-        """Tell the system that it may have the pages; whether it has understood."""
+        """Tell the system that it may take the pages; returns whether it supports that."""
         try:
             self._map.madvise(_FREE or 0)
         except OSError:
@@ -112,7 +111,7 @@ class _Block:
 
 
 class _Loan:
-    """What an array on a block refers to, and every view of it: once it is gone, so are they, and the block is free."""
+    """The base object of an array on a block, and of its views: when it is deleted, the block is given back."""
 
     def __init__(self, block: _Block, size: int) -> None:
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (block.address, False)}
@@ -120,7 +119,7 @@ class _Loan:
 
 
 def _take(size: int) -> _Block | None:
-    """The smallest kept block that is large enough, and not an eighth larger."""
+    """The smallest kept block that is large enough, but at most an eighth larger."""
     with _lock:
         fitting = [block for block in _kept if size <= block.size <= size + size // 8]
         block = min(fitting, key=lambda block: block.size, default=None)

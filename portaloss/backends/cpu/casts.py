@@ -1,9 +1,9 @@
-"""Casts at a tile's edge: 16-bit in memory, 32-bit in the cache.
+"""Casts between 16-bit operands in memory and the 32-bit numbers of a tile.
 
-NumPy converts float16 an element at a time, in 0.8 ns and back in 1.6; but subnormal numbers, as gradients of a mean
-often are, in 9 and in 60. Integer operations on as many as a core's cache holds take 0.9 and 2.1 for all. bfloat16 is
-ml_dtypes', in 0.3 and 0.6. PyTorch takes 0.2 ns each way, and where the caller has loaded it anyway, it does the work.
-The bits are the same, but for which nan a nan becomes.
+NumPy converts float16 one element at a time, in 0.8 ns, and back in 1.6 ns; subnormal numbers, which are common in the
+gradient of a mean, take 9 and 60 ns. Integer operations on blocks that fit a core's cache take 0.9 and 2.1 ns for all
+numbers. ml_dtypes converts bfloat16 in 0.3 and 0.6 ns. PyTorch takes 0.2 ns each way; it is used where the caller has
+imported it. The bits are the same, except which nan a nan becomes.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _FLOAT64 = np.dtype(np.float64)
 
 _TORCH_NAMES = {_FLOAT16: "float16", _FLOAT32: "float32"}
 
-#: PyTorch spreads a copy of more elements than this over threads, if it has more than one; a tile has its own already.
+#: PyTorch copies more elements than this on several threads, which a tile must not use: each tile has one thread.
 _COPY = 32768
-#: Elements that are cast in integer operations at once.
+#: Elements that are cast by integer operations at a time.
 _BLOCK = 32768
-#: With fewer elements, to ask PyTorch takes longer than the cast.
+#: For fewer elements, calling PyTorch takes longer than the cast.
 _FEW = 1024
 
 
 def math_dtype(dtype: np.dtype[Any] | str) -> np.dtype[Any]:
-    """The dtype that arithmetic on ``dtype`` is done in: float64 for itself, else float32."""
+    """The dtype of arithmetic on ``dtype``: float64 for float64, else float32."""
     return _FLOAT64 if dtype in ("float64", _FLOAT64) else _FLOAT32
 
 
 def widen(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
-    """The array in a math dtype (its own by default); the array itself where it is in that dtype already."""
+    """The array in a math dtype (by default that of its dtype); not copied if it has that dtype."""
     dtype = math_dtype(array.dtype) if dtype is None else dtype
     if array.dtype == dtype:
         return array
@@ -63,7 +63,7 @@ def narrow_into(values: Array, out: Array) -> None:
 
 
 def narrowed(value: float, dtype: np.dtype[Any]) -> Array:
-    """A number, rounded to nearest even in that dtype, as an array without axes."""
+    """A number, rounded to nearest even in this dtype, as an array without axes."""
     if dtype.itemsize >= 4:
         return np.array(value, dtype)
     out = np.empty((), dtype)
@@ -72,31 +72,31 @@ def narrowed(value: float, dtype: np.dtype[Any]) -> Array:
 
 
 def copied_by_torch(values: Array, out: Array, *, spread: bool = False) -> bool:
-    """Cast into an array of the same shape by PyTorch, where it is loaded and can see both; returns whether it did.
+    """Cast into an array of the same shape by PyTorch, if it is imported and supports both; returns whether it did.
 
     Args:
-        values: in a dtype that PyTorch has.
-        out: of such a dtype, too.
-        spread: over PyTorch's threads, for a caller who has none of his own at work.
+        values: in any dtype.
+        out: in any dtype.
+        spread: whether to use PyTorch's threads, for a caller that does not run on several threads itself.
     """
     torch = sys.modules.get("torch")
-    # a half-imported torch has no frombuffer yet
+    # a torch that is being imported may not have frombuffer yet
     if torch is None or not hasattr(torch, "frombuffer") or values.shape != out.shape or not out.size:
         return False
     dtypes = []
     for array in (out, values):
-        # PyTorch has no negative strides, and warns of what may not be written
+        # PyTorch does not support negative strides, and warns about read-only memory
         if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
             return False
         name = _TORCH_NAMES.get(array.dtype) or ("bfloat16" if array.dtype.name == "bfloat16" else None)
         if name is None:
             return False
         dtypes.append(getattr(torch, name))
-    # on threads.parallel's threads PyTorch has no others
+    # on the threads of threads.parallel, PyTorch is limited to one thread
     step = out.size if spread or torch.get_num_threads() == 1 else _COPY
     for start in range(0, out.size, step):
         count = min(step, out.size - start)
-        # not from_numpy and views: each view lets another thread have Python's lock, to wait for which takes longer
+        # not from_numpy and views: each view releases Python's lock, and waiting for it takes longer
         target, source = [
             torch.frombuffer(array, dtype=dtype, count=count, offset=start * array.itemsize)
             for array, dtype in zip((out, values), dtypes, strict=True)
@@ -106,7 +106,7 @@ def copied_by_torch(values: Array, out: Array, *, spread: bool = False) -> bool:
 
 
 def _in_blocks(cast: Callable[[Array], Array], values: Array, out: Array) -> None:
-    """Cast so many elements at once that they and their temporaries fit a core's own cache; shapes broadcast."""
+    """Cast in blocks that fit a core's own cache together with their temporaries; shapes broadcast."""
     if values.shape != out.shape or not (values.flags.c_contiguous and out.flags.c_contiguous):
         out[...] = cast(values)
         return
@@ -126,7 +126,7 @@ def _float16_to_float32(array: Array) -> Array:
     sign = bits & np.uint32(0x8000)
     sign <<= np.uint32(16)
     bits &= np.uint32(0x7FFF)
-    special = bits >= np.uint32(0x7C00)  # inf and nan: rare, and the product gets them wrong
+    special = bits >= np.uint32(0x7C00)  # inf and nan: rare, and wrong in the product
     bits <<= np.uint32(13)
     values = bits.view(np.float32)
     values *= np.float32(2.0**112)
@@ -150,7 +150,7 @@ def _float32_to_float16_bits(values: Array) -> Array:
     magnitude *= np.float32(2.0**112)  # what rounds to inf in a half becomes inf here
     magnitude *= np.float32(2.0**-110)
 
-    # the rounding constant: the value's own exponent (at least that of the smallest normal half), 15 places up
+    # the rounding constant: the value's exponent (at least that of the smallest normal half), plus 15
     bias = doubled & np.uint32(0xFF000000)
     np.maximum(bias, np.uint32(0x71000000), out=bias)
     bias >>= np.uint32(1)

@@ -1,7 +1,7 @@
-"""Fused linear cross-entropy on the CPU: a chunk of rows at a time, never all logits.
+"""Fused linear cross-entropy on the CPU: one chunk of rows at a time, so that not all logits are stored.
 
 The chapter of ``portaloss.reference`` on cross-entropy runs on tiles of a chunk's logits, on all cores; its gradient
-takes the logits' place. The products before and after are a BLAS library's, which has threads of its own: SciPy's, or
+overwrites the logits. A BLAS library with threads of its own computes the matrix products before and after: SciPy's, or
 PyTorch's where the operands are tensors.
 """
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no types
 
 from portaloss.backends.cpu import memory
-from portaloss.backends.cpu.blas import is_exact_in_torch, multiply
-from portaloss.backends.cpu.casts import copied_by_torch, math_dtype, narrow_into, widen
+from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
+from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 from portaloss.backends.cpu.threads import get_num_threads, parallel
 from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
@@ -30,24 +30,24 @@ Array = npt.NDArray[Any]
 #: Bytes of scratch that chunks are sized for.
 MAX_MEMORY = 72 * 2**20
 
-#: Bytes of a chunk's derivatives that BLAS is given at once for the weight's gradient: it packs a copy of them, and
-#: keeps that memory. Of 32000 classes together, 50 MiB. And of its logits.
+#: Bytes of a chunk's derivatives, or of its logits, that one call of BLAS gets. BLAS packs a copy and keeps that
+#: memory: for 32000 classes in one call, 50 MiB.
 PACKED = 4 * 2**20
 
-#: A chunk has at least this many rows, whatever the memory: a thinner product reads a weight for too little work.
+#: The least rows in a chunk, whatever max_memory: with fewer, reading the weight would dominate a product.
 MIN_ROWS = 8
 
-#: And no more than this many: BLAS adds a chunk's terms of the weight's gradient one after another, and a sum of sums
-#: is off by less.
+#: The most rows in a chunk: BLAS adds up a chunk's terms of the weight's gradient one after another, and a sum of the
+#: chunks' sums has a smaller error.
 MAX_ROWS = 1024
 
-#: A bound on the tile-sized temporaries that a tile of cross-entropy, or a cast, holds at once. A test measures it.
+#: The most tile-sized temporaries of a tile of cross-entropy, or of a cast, at a time. A test measures it.
 TEMPORARIES = 18
 
-#: Tiles whose parts of the class weights' gradient are kept at once.
+#: Tiles whose parts of the class weights' gradient are kept at a time.
 GROUP = 16
 
-#: Operands that multiply or divide what is computed, and have no say in what dtype that is computed in.
+#: Operands that multiply or divide the result; their dtype does not affect the dtype of the computation.
 _FACTORS = frozenset({"token_weight", "normalizer"})
 
 
@@ -70,16 +70,16 @@ def compute(
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) integers or (N, C, ...) floating, and maybe
             linear_bias (C, ...), weight (C,) and token_weight (N, ...).
-        ignore_index: rows with this class as target cost nothing.
-        label_smoothing: how much of the target is spread over all classes.
-        softcap: what logits are capped at; 0 for no cap.
-        z_loss: what the square of log Σ exp costs.
-        upstream: what derivatives are multiplied by: one number for each item, or for all; None for no gradients.
+        ignore_index: rows with this class as target have an item of 0.
+        label_smoothing: the share of the target that is spread evenly over all classes.
+        softcap: the cap of the logits; 0 for no cap.
+        z_loss: the factor of (log Σ exp)², which is added to the item.
+        upstream: the factor of the derivatives, one for each item or one for all; None for no gradients.
         wants: the operands to differentiate.
         max_memory: bytes of scratch that chunks are sized for; 0 for ``MAX_MEMORY``.
-        gradients: where to put them, arrays of the operands' shapes and dtypes; None for new ones.
-        extras: where to put what else is known of each row; None where nobody asks.
-        tensors: whether operands and gradients are seen in the memory of tensors.
+        gradients: arrays to store the gradients in, of the operands' shapes and dtypes; None for new ones.
+        extras: arrays to store the extras of each row in; None for no extras.
+        tensors: whether operands and gradients share the memory of tensors.
     """
     if gradients is None:
         wanted = () if upstream is None else wants
@@ -91,7 +91,7 @@ def compute(
 
 
 def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], max_memory: int) -> int:
-    """An upper bound in bytes of what ``compute`` allocates beyond its results, for a contiguous linear_weight.
+    """An upper bound in bytes of the memory of ``compute`` beyond its results, for a contiguous linear_weight.
 
     Args:
         rows: N.
@@ -112,15 +112,15 @@ def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], m
 
 
 def _row_size(hidden: int, classes: int) -> int:
-    """Elements of scratch for each row of a chunk: logits, and the row of the input, its gradient, and a part of it."""
+    """Elements of scratch for each row of a chunk: its logits, and three rows of the input's length."""
     return classes + 3 * hidden
 
 
 def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory: int, *, cast: bool) -> int:
-    """Rows in a chunk: all the memory is for them, or three quarters of it where the weight is ``cast``.
+    """Rows in a chunk: as many as fit the memory, or three quarters of it where the weight is ``cast``.
 
-    Each chunk reads the weight twice and its gradient once, from main memory: the more rows, the fewer times. All are
-    of a size, but for what is left over.
+    Each chunk reads the weight twice and its gradient once, from main memory, so there should be few chunks. All have
+    the same size, except that the last may be smaller.
     """
     fit = (max_memory * 3 // 4 if cast else max_memory) // max(1, _row_size(hidden, classes) * itemsize)
     most = min(max(MIN_ROWS, fit), MAX_ROWS)
@@ -129,7 +129,7 @@ def _chunk_rows(rows: int, hidden: int, classes: int, itemsize: int, max_memory:
 
 
 class Extras(NamedTuple):
-    """What else is known of each row when its logits are there, (N, ...) each; in the math dtype."""
+    """Further results of each row, computed from its logits: (N, ...) each, in the math dtype."""
 
     log_probs: Array
     entropy: Array
@@ -138,11 +138,11 @@ class Extras(NamedTuple):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], dtype: str) -> Extras:
-        """Not yet filled, for a loss of that dtype and items of that shape."""
+        """Empty arrays for a loss of this dtype with items of this shape."""
         return cls(*(np.empty(shape, math_dtype(dtype)) for _ in range(4)))
 
     def fill(self, part: slice, logits: Array, target: Array, ignore_index: int) -> None:
-        """Those of some rows, from their logits (n, C, ...) and targets (n, 1, ...) or (n, C, ...)."""
+        """Fill in some rows, from their logits (n, C, ...) and targets (n, 1, ...) or (n, C, ...)."""
         largest = logits.max(axis=1, keepdims=True)
         terms = np.exp(logits - largest)
         total = terms.sum(axis=1, keepdims=True)
@@ -189,8 +189,8 @@ class _Call:
         self._rows, hidden = self._input.shape
         self._shape = linear_weight.shape[:-1]  # of a row of logits
         self._outputs = prod(self._shape)
-        self._by_torch = tensors and is_exact_in_torch(self._math)
-        self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, by_torch=self._by_torch)
+        self._blas = TorchBlas() if tensors and is_exact_in_torch(self._math) else Blas()
+        self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, self._blas)
         self._chunk = _chunk_rows(
             self._rows, hidden, self._outputs, self._math.itemsize, max_memory, cast=not self._matrix.direct
         )
@@ -211,13 +211,14 @@ class _Call:
         self._class_sum = np.zeros(self._shape[0] if "weight" in self._wants else 0)
 
     def run(self) -> Array:
-        """All chunks, one after another; returns the items."""
+        """Run all chunks, one after another; returns the items."""
         for start in range(0, self._rows, self._chunk or 1):
             self._run_chunk(slice(start, min(start + self._chunk, self._rows)), first=start == 0)
         if self._rows == 0:
             self._weight_sum[...] = 0.0
         if "linear_weight" in self._wants:
-            _narrow_in_parallel(self._weight_sum, self._gradients["linear_weight"], by_torch=self._by_torch)
+            gradient = self._gradients["linear_weight"]
+            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient)
         if "linear_bias" in self._wants:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
@@ -229,7 +230,7 @@ class _Call:
         logits = self._logits[: len(x)]
         self._matrix.forward(x, logits)
         size = max(1, TILE // max(1, self._outputs))
-        # the tiles' parts of gradients that are sums wait to be added in order: so no more than a few at once
+        # tiles return parts of the gradients that are sums, to be added in order; a group limits how many wait
         group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
         for start in range(0, len(x), group):
             sums = _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part))
@@ -241,19 +242,20 @@ class _Call:
         if "linear_weight" in self._wants:
             for columns in _packed(g):
                 out = self._weight_sum[columns]
-                multiply(g[:, columns].T, x, out, add=not first, by_torch=self._by_torch)
+                self._blas.multiply(g[:, columns].T, x, out, add=not first)
         if "input" in self._wants:
             gradient = self._gradients["input"][rows]
             if gradient.dtype == self._math:
                 self._matrix.backward(g, gradient)
             else:
-                self._matrix.backward(g, x)  # x has served
+                self._matrix.backward(g, x)  # x is not needed any more
                 narrow_into(x, gradient)
 
     def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float]:
-        """Some rows of a chunk: items, g in place of the logits; returns their part of the class weights' gradient.
+        """Compute the items of some rows of a chunk, and store g in place of the logits.
 
-        And of the bias's gradient, which is a sum over all rows as well.
+        Returns:
+            The rows' parts of the gradients of class weights and bias, which are sums over all rows.
         """
         logits = self._logits[part].reshape(part.stop - part.start, *self._shape)
         if self._bias is not None:
@@ -298,7 +300,7 @@ class _Call:
         return class_sum, bias_sum
 
     def _accumulator(self, name: str) -> Array:
-        """Where a gradient is added up, (C ..., H): the gradient itself, unless it is too narrow, or BLAS cannot."""
+        """The array to add a gradient up in, (C ..., H): the gradient itself, if its dtype and strides allow that."""
         if name not in self._wants:
             return np.empty((0, 0), self._math)
         gradient = self._gradients[name]
@@ -316,17 +318,17 @@ class _Call:
 class _Matrix:
     """The linear layer's weight, (C, ..., H), as a matrix with H columns.
 
-    Where BLAS cannot take it as it is (16 bits, or strides of its own), blocks of rows are cast one after another.
+    Where BLAS cannot read it directly (because of 16 bits, or its strides), blocks of rows are cast one after another.
     """
 
-    def __init__(self, weight: Array, math: np.dtype[Any], max_memory: int, *, by_torch: bool) -> None:
-        self._by_torch = by_torch
+    def __init__(self, weight: Array, math: np.dtype[Any], max_memory: int, blas: Blas) -> None:
+        self._blas = blas
         self._hidden = weight.shape[-1]
         flat = weight.flags.c_contiguous or weight.ndim == 2
-        #: Rows of the matrix; or where strides forbid that, classes, each of which is as many rows as it has positions.
+        #: Rows of the matrix; or where the strides do not allow that, classes, with one row for each position.
         self._weight = weight.reshape(prod(weight.shape[:-1]), self._hidden) if flat else weight
         self._positions = prod(self._weight.shape[1:-1])
-        #: Whether BLAS takes it as it is, and whole.
+        #: Whether BLAS reads it directly, in one piece.
         self.direct = flat and weight.dtype == math and (weight.flags.c_contiguous or weight.flags.f_contiguous)
         if not self.direct:
             size = max(1, self._positions * self._hidden * math.itemsize)
@@ -337,37 +339,35 @@ class _Matrix:
         """x Wᵀ."""
         for columns, block in self._blocks():
             logits = out[:, columns]
-            # PyTorch's BLAS is 6 % faster in parts
-            for part in _packed(logits) if self._by_torch else [slice(None)]:
-                multiply(x, block[part].T, logits[:, part], by_torch=self._by_torch)
+            for part in _packed(logits) if self._blas.in_parts else [slice(None)]:
+                self._blas.multiply(x, block[part].T, logits[:, part])
 
     def backward(self, g: Array, out: Array) -> None:
         """g W."""
-        if self._by_torch:
+        if not self._blas.transposed:
             for columns, block in self._blocks():
-                multiply(g[:, columns], block, out, add=columns.start > 0, by_torch=True)
+                self._blas.multiply(g[:, columns], block, out, add=columns.start > 0)
             return
-        # OpenBLAS is a quarter faster with the features for rows: they are the more, and the sum is long
         features = np.zeros(out.shape[::-1], out.dtype)
         for columns, block in self._blocks():
-            multiply(block.T, g[:, columns].T, features, add=True)
+            self._blas.multiply(block.T, g[:, columns].T, features, add=True)
         out[...] = features.T
 
     def _blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Columns of the logits, and the rows of the matrix that they come from, in the math dtype."""
+        """Columns of the logits, and the rows of the matrix that give them, in the math dtype."""
         if self.direct:
             yield slice(0, len(self._weight)), self._weight
             return
         for start in range(0, len(self._weight), self._block):
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
-            _cast_in_parallel(source, cast, by_torch=self._by_torch)
+            self._blas.cast(source, cast)
             rows = slice(start * self._positions, (start + len(source)) * self._positions)
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
 
 def _packed(logits: Array) -> Iterator[slice]:
-    """Columns of a chunk's logits that BLAS is given at once."""
+    """The columns of a chunk's logits, in parts for one call of BLAS each."""
     rows, columns = logits.shape
     block = max(MIN_ROWS, PACKED // max(1, rows * logits.itemsize))
     for start in range(0, columns, block):
@@ -375,7 +375,7 @@ def _packed(logits: Array) -> Iterator[slice]:
 
 
 def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
-    """The function on slices of ``size`` from start to stop, on all threads; results in order."""
+    """Call the function on slices of ``size`` from start to stop, on all threads; returns the results in order."""
 
     def call(index: int) -> Any:
         first = start + index * size
@@ -384,33 +384,7 @@ def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) ->
     return parallel(call, -(-(stop - start) // size))
 
 
-# Between products that are PyTorch's, casts are too: its threads are there, and wait for more
-
-
-def _cast_in_parallel(source: Array, out: Array, *, by_torch: bool) -> None:
-    if by_torch and copied_by_torch(source, out, spread=True):
-        return
-
-    def cast(part: slice) -> None:
-        out[part] = widen(source[part], out.dtype)
-
-    _over(0, len(source), _rows_of_a_tile(source), cast)
-
-
-def _narrow_in_parallel(values: Array, out: Array, *, by_torch: bool) -> None:
-    if np.may_share_memory(values, out):
-        return  # it was added up there
-    if by_torch and copied_by_torch(values.reshape(out.shape), out, spread=True):
-        return
-    if not out.flags.c_contiguous:
-        narrow_into(values.reshape(out.shape), out)
-        return
-    flat = out.reshape(values.shape)
-    _over(0, len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
-
-
-def _rows_of_a_tile(array: Array) -> int:
-    return max(1, TILE * len(array) // max(1, array.size))
+# Between products of PyTorch, casts are PyTorch's too: its threads are already waiting for work
 
 
 __all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]

@@ -1,7 +1,7 @@
-"""The pool that tiles run on.
+"""The thread pool that tiles run on.
 
-NumPy's ufuncs release the GIL on large arrays, so plain threads use all cores. The thread that calls takes part: small
-work never leaves it, and a pool that is busy or gone cannot make it wait.
+NumPy's ufuncs release Python's lock on large arrays, so threads use all cores. The calling thread works too: small work
+stays on it, and it never waits for a pool that is busy or shut down.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Use that many threads from now on. Results do not depend on it, to the last bit.
+    """Use this many threads from now on. The number does not change a single bit of the results.
 
     Raises:
         TypeError: threads is not an int.
@@ -73,8 +73,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 def parallel(function: Callable[[int], T], count: int, *, most: int | None = None) -> list[T]:
     """``[function(0), ..., function(count - 1)]``, the calls spread over the threads, or over no more than ``most``.
 
-    Indexes are taken in order, so that low ones are never left for last. The first exception is raised after all
-    running calls have ended.
+    Calls start in the order of the indexes. The first exception is raised after all running calls have ended.
     """
     threads = min(get_num_threads(), count, most or count)
     if threads <= 1:
@@ -86,7 +85,7 @@ def parallel(function: Callable[[int], T], count: int, *, most: int | None = Non
     errors: list[BaseException] = []
 
     def work() -> None:
-        # overflow and invalid are part of the answer (inf, nan), not news; NumPy keeps this state for each thread
+        # overflow and invalid give inf and nan, as they should, without warnings; NumPy's setting is per thread
         with np.errstate(all="ignore"), _alone():
             while not errors and (index := next(next_index)) < count:
                 try:
@@ -97,11 +96,11 @@ def parallel(function: Callable[[int], T], count: int, *, most: int | None = Non
     pool = _workers(get_num_threads() - 1)
     try:
         futures = [pool.submit(work) for _ in range(threads - 1)]
-    except RuntimeError:  # set_num_threads retired the pool in between
+    except RuntimeError:  # set_num_threads shut the pool down in between
         futures = []
     work()
     for future in futures:
-        if not future.cancel():  # one that never started has nothing left to do
+        if not future.cancel():  # one that has not started has nothing to do
             future.result()
     if errors:
         raise errors[0]
@@ -109,22 +108,22 @@ def parallel(function: Callable[[int], T], count: int, *, most: int | None = Non
 
 
 def _alone() -> AbstractContextManager[Any]:
-    """Keeps what PyTorch does on this thread from starting threads of its own: all cores have work already.
+    """Limit PyTorch to one thread when it is called on this thread, since all cores have work already.
 
-    OpenMP's number of threads is each thread's own, so that no other notices. Without threadpoolctl nothing changes.
+    OpenMP has this limit for each thread, so other threads are not affected. Without threadpoolctl there is no limit.
     """
     torch = sys.modules.get("torch")
     controller = None if torch is None else _openmp()
     if torch is None or controller is None:
         return nullcontext()
-    torch.get_num_threads()  # PyTorch sets a thread up when first asked there, and would do so after us
+    torch.get_num_threads()  # PyTorch sets its number on a thread at the first call there, which must come before ours
     limited: AbstractContextManager[Any] = controller.limit(limits=1)
     return limited
 
 
 @cache
 def _openmp() -> Any:
-    """The OpenMP libraries of this process, once torch is loaded; None where no one can tell."""
+    """The OpenMP libraries of this process, after torch is imported; None without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
     except ImportError:
