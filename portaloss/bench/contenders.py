@@ -123,7 +123,7 @@ def function_of(spec: Spec) -> Callable[..., Any]:
     import torch.nn.functional as F  # noqa: N812  # its name everywhere
 
     if spec.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY and not hasattr(F, spec.loss.function):
-        return _unfused  # older releases have only the two functions that this one fuses
+        return _unfused  # older releases have only the two functions that it fuses
     function: Callable[..., Any] = getattr(F, spec.loss.function)
     return function
 
