@@ -1,16 +1,18 @@
-"""One row a kind. SKUs, samples, tables in the docs and the parity matrix all derive from these rows.
+"""One entry a kind. SKUs, samples, tables in the docs, checks and the parity matrix all derive from these entries.
 
-A row says what a loss takes and what it divides a mean by; it holds no math (``reference/``) and no checks
-(``plan.py``).
+An entry says what a loss takes, how its operands are arranged and checked, what it divides a mean by, and what PyTorch
+knows of it. It holds no math: that is in ``reference/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
+from portaloss.arrange import Arrangement, linear_cross_entropy, pointwise, rowwise, sequence
 from portaloss.kinds import DTYPES, Direction, LossKind, LossReduction
 
 
@@ -39,6 +41,10 @@ class Domain(Enum):
     LENGTH = "a length"
 
 
+#: Domains whose values are used to find something. They are checked before they are.
+INDICES = frozenset({Domain.CLASS_INDEX, Domain.CLASS_SET, Domain.LABEL, Domain.LENGTH})
+
+
 class Extent(Enum):
     """Which axes an operand spans."""
 
@@ -58,6 +64,14 @@ class Divisor(Enum):
     TARGET_LENGTHS = "each item's target length, at least 1, and then the batch size"
 
 
+class Autocast(Enum):
+    """What torch.autocast does to a loss's operands of 16 bits."""
+
+    WIDENED = "they become float32"
+    LEFT = "they stay as they are"
+    UNSAFE_ON_GPU = "they become float32; on a GPU it raises"
+
+
 @dataclass(frozen=True)
 class Operand:
     """An array argument of a loss."""
@@ -72,8 +86,23 @@ class Operand:
     other_when: tuple[str, object] | None = None
     #: Differentiable only where the named operand is of a floating dtype (soft targets).
     differentiable_with: str | None = None
-    #: PyTorch's function does not have it. It is a factor, and its dtype has no say in the loss's.
+    #: PyTorch's function does not have it.
     extension: bool = False
+    #: Its dtype has a say in the dtype of the loss.
+    decides: bool = True
+    #: An integer dtype is an error, whatever the other operands are.
+    floating: bool = False
+    #: The chapter reads one class of a row only, and the gradient is 0 in all others.
+    sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A condition that an option's value must meet, and the error where it does not."""
+
+    holds: Callable[[Any], bool]
+    error: type[Exception]
+    text: str  #: a format, which is given the value
 
 
 @dataclass(frozen=True)
@@ -87,19 +116,34 @@ class Option:
     changes_items: bool = True
     #: PyTorch's function does not have it.
     extension: bool = False
+    limit: Limit | None = None
+    #: bool, int or float; the default's type where it is None.
+    takes: type | None = None
+
+    @property
+    def type(self) -> type:
+        """bool, int or float: what a value must be. An int is taken for a float."""
+        return self.takes or type(self.default)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A row of the catalogue."""
+    """An entry of the catalogue."""
 
     kind: LossKind
     family: Family
     function: str  #: in ``portaloss.functional`` and ``torch.nn.functional``
     module: str  #: in ``portaloss.nn`` and ``torch.nn``
     operands: tuple[Operand, ...]
+    arrangement: Arrangement
     options: tuple[Option, ...] = ()
     divisor: Divisor = Divisor.ITEMS
+    autocast: Autocast = Autocast.WIDENED
+    in_torch: bool = True  #: whether ``torch.nn.functional`` has the function
+
+    def __post_init__(self) -> None:
+        if self.arrangement.values is None and any(operand.domain in INDICES for operand in self.operands):
+            raise TypeError(f"{self.function} has an operand of indices, but its arrangement checks no values")
 
     @cached_property
     def differentiable(self) -> tuple[Operand, ...]:
@@ -111,6 +155,10 @@ class Loss:
         """The chapter of ``reference/``, and the function in it."""
         return self.kind.name.lower()
 
+    def item_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the options that a chapter takes."""
+        return {option.name: options[option.name] for option in self.options if option.changes_items}
+
     def operand(self, name: str) -> Operand:
         """The operand of that name; ``KeyError`` where there is none."""
         return {operand.name: operand for operand in self.operands}[name]
@@ -120,14 +168,19 @@ class Loss:
         return {option.name: option for option in self.options}[name]
 
 
-def _real(name: str, *, optional: bool = False) -> Operand:
-    return Operand(name, Domain.REAL, differentiable=True, optional=optional)
+def _real(name: str, *, optional: bool = False, decides: bool = True) -> Operand:
+    return Operand(name, Domain.REAL, differentiable=True, optional=optional, decides=decides)
 
 
 def _weight(*, differentiable: bool = False) -> Operand:
     return Operand("weight", Domain.NON_NEGATIVE, differentiable=differentiable, optional=True)
 
 
+def _not_negative(name: str) -> Limit:
+    return Limit(lambda value: value >= 0, ValueError, f"linear_cross_entropy: {name} must not be negative, got {{}}")
+
+
+_FLOATING_INPUT = Operand("input", Domain.REAL, differentiable=True, floating=True)
 _CLASS_INDEX = Operand("target", Domain.CLASS_INDEX, Extent.ROWS)
 _CLASS_WEIGHT = Operand("weight", Domain.NON_NEGATIVE, Extent.CLASSES, optional=True)
 _CLASS_OR_SOFT = Operand(
@@ -137,15 +190,25 @@ _SOFT_CLASS_WEIGHT = Operand(
     "weight", Domain.NON_NEGATIVE, Extent.CLASSES, differentiable=True, optional=True, differentiable_with="target"
 )
 _IGNORE_INDEX = Option("ignore_index", -100, (0,))
-_LABEL_SMOOTHING = Option("label_smoothing", 0.0, (0.1, 1.0))
+_LABEL_SMOOTHING = Option(
+    "label_smoothing",
+    0.0,
+    (0.1, 1.0),
+    limit=Limit(
+        lambda smoothing: not (smoothing < 0.0 or smoothing > 1.0),
+        RuntimeError,
+        "label_smoothing must be between 0.0 and 1.0. Got: {}",
+    ),
+)
 
-_ROWS = (
+_ENTRIES = (
     Loss(
         LossKind.MSE,
         Family.POINTWISE,
         "mse_loss",
         "MSELoss",
         (_real("input"), _real("target"), _weight(differentiable=True)),
+        pointwise.WEIGHTED,
         divisor=Divisor.WEIGHT_SUM,
     ),
     Loss(
@@ -153,7 +216,8 @@ _ROWS = (
         Family.ROWWISE,
         "nll_loss",
         "NLLLoss",
-        (Operand("input", Domain.LOG_PROBABILITY, differentiable=True), _CLASS_INDEX, _CLASS_WEIGHT),
+        (Operand("input", Domain.LOG_PROBABILITY, differentiable=True, sparse=True), _CLASS_INDEX, _CLASS_WEIGHT),
+        rowwise.NLL,
         (_IGNORE_INDEX,),
         Divisor.CLASS_WEIGHT_SUM,
     ),
@@ -163,6 +227,7 @@ _ROWS = (
         "cross_entropy",
         "CrossEntropyLoss",
         (_real("input"), _CLASS_OR_SOFT, _SOFT_CLASS_WEIGHT),
+        rowwise.CROSS_ENTROPY,
         (_IGNORE_INDEX, _LABEL_SMOOTHING),
         Divisor.CLASS_WEIGHT_SUM,
     ),
@@ -176,6 +241,8 @@ _ROWS = (
             Operand("target", Domain.PROBABILITY, differentiable=True),
             _weight(),
         ),
+        pointwise.BCE,
+        autocast=Autocast.UNSAFE_ON_GPU,
     ),
     Loss(
         LossKind.KL_DIV,
@@ -192,6 +259,7 @@ _ROWS = (
                 other_when=("log_target", True),
             ),
         ),
+        pointwise.KL_DIV,
         (Option("log_target", False, (True,)), Option("batchmean", False, (True,), changes_items=False)),
     ),
     Loss(
@@ -200,6 +268,7 @@ _ROWS = (
         "l1_loss",
         "L1Loss",
         (_real("input"), _real("target"), _weight(differentiable=True)),
+        pointwise.WEIGHTED,
         divisor=Divisor.WEIGHT_SUM,
     ),
     Loss(
@@ -208,14 +277,27 @@ _ROWS = (
         "smooth_l1_loss",
         "SmoothL1Loss",
         (_real("input"), _real("target")),
-        (Option("beta", 1.0, (0.0, 0.25, 3.0)),),
+        pointwise.ALIKE,
+        (
+            Option(
+                "beta",
+                1.0,
+                (0.0, 0.25, 3.0),
+                limit=Limit(
+                    lambda beta: not beta < 0,
+                    RuntimeError,
+                    "smooth_l1_loss does not support negative values for beta; got {}",
+                ),
+            ),
+        ),
     ),
     Loss(
         LossKind.HINGE_EMBEDDING,
         Family.POINTWISE,
         "hinge_embedding_loss",
         "HingeEmbeddingLoss",
-        (_real("input"), Operand("target", Domain.SIGN)),
+        (_FLOATING_INPUT, Operand("target", Domain.SIGN, decides=False)),
+        pointwise.TARGET_FIRST,
         (Option("margin", 1.0, (0.25, 0.0, -0.5)),),
     ),
     Loss(
@@ -224,6 +306,7 @@ _ROWS = (
         "margin_ranking_loss",
         "MarginRankingLoss",
         (_real("input1"), _real("input2"), Operand("target", Domain.SIGN, differentiable=True)),
+        pointwise.MARGIN_RANKING,
         (Option("margin", 0.0, (0.5, -0.25)),),
     ),
     Loss(
@@ -232,8 +315,14 @@ _ROWS = (
         "triplet_margin_loss",
         "TripletMarginLoss",
         (_real("anchor"), _real("positive"), _real("negative")),
+        rowwise.TRIPLET_MARGIN,
         (
-            Option("margin", 1.0, (0.25,)),
+            Option(
+                "margin",
+                1.0,
+                (0.25,),
+                limit=Limit(lambda m: not m <= 0, ValueError, "margin must be greater than 0, got {}"),
+            ),
             Option("p", 2.0, (1.0, 3.0, 1.5, 2.7, 0.5, -1.5, float("inf"), float("-inf"), 0.0)),
             Option("eps", 1e-6, (1e-2, 0.0)),
             Option("swap", False, (True,)),
@@ -250,6 +339,7 @@ _ROWS = (
             Operand("input_lengths", Domain.LENGTH, Extent.ROWS),
             Operand("target_lengths", Domain.LENGTH, Extent.ROWS),
         ),
+        sequence.CTC,
         (Option("blank", 0, (1,)), Option("zero_infinity", False, (True,))),
         Divisor.TARGET_LENGTHS,
     ),
@@ -268,6 +358,7 @@ _ROWS = (
             ),
             Operand("target", Domain.COUNT, differentiable=True),
         ),
+        pointwise.TARGET_FIRST,
         (Option("log_input", True, (False,)), Option("full", False, (True,)), Option("eps", 1e-8, (1e-2,))),
     ),
     Loss(
@@ -275,8 +366,20 @@ _ROWS = (
         Family.POINTWISE,
         "huber_loss",
         "HuberLoss",
-        (_real("input"), _real("target"), _weight(differentiable=True)),
-        (Option("delta", 1.0, (0.25, 3.0)),),
+        (_FLOATING_INPUT, _real("target", decides=False), _weight(differentiable=True)),
+        pointwise.WEIGHTED,
+        (
+            Option(
+                "delta",
+                1.0,
+                (0.25, 3.0),
+                limit=Limit(
+                    lambda delta: delta > 0,
+                    RuntimeError,
+                    "huber_loss does not support non-positive values for delta; got {}",
+                ),
+            ),
+        ),
     ),
     Loss(
         LossKind.BCE_WITH_LOGITS,
@@ -289,6 +392,7 @@ _ROWS = (
             _weight(),
             Operand("pos_weight", Domain.POSITIVE, optional=True),
         ),
+        pointwise.BCE_WITH_LOGITS,
     ),
     Loss(
         LossKind.GAUSSIAN_NLL,
@@ -296,7 +400,9 @@ _ROWS = (
         "gaussian_nll_loss",
         "GaussianNLLLoss",
         (_real("input"), _real("target"), Operand("var", Domain.NON_NEGATIVE, differentiable=True)),
+        pointwise.GAUSSIAN_NLL,
         (Option("full", False, (True,)), Option("eps", 1e-6, (1e-2,))),
+        autocast=Autocast.LEFT,
     ),
     Loss(
         LossKind.COSINE_EMBEDDING,
@@ -304,6 +410,7 @@ _ROWS = (
         "cosine_embedding_loss",
         "CosineEmbeddingLoss",
         (_real("input1"), _real("input2"), Operand("target", Domain.SIGN, Extent.ROWS)),
+        rowwise.COSINE_EMBEDDING,
         (Option("margin", 0.0, (0.5, -0.25)),),
     ),
     Loss(
@@ -312,7 +419,17 @@ _ROWS = (
         "multi_margin_loss",
         "MultiMarginLoss",
         (_real("input"), _CLASS_INDEX, _CLASS_WEIGHT),
-        (Option("p", 1, (2,)), Option("margin", 1.0, (0.25,))),
+        rowwise.MULTI_MARGIN,
+        (
+            Option(
+                "p",
+                1,
+                (2,),
+                limit=Limit(lambda p: p in (1, 2), ValueError, "only p == 1 and p == 2 supported, got p {}"),
+                takes=float,
+            ),
+            Option("margin", 1.0, (0.25,)),
+        ),
     ),
     Loss(
         LossKind.MULTILABEL_MARGIN,
@@ -320,6 +437,7 @@ _ROWS = (
         "multilabel_margin_loss",
         "MultiLabelMarginLoss",
         (_real("input"), Operand("target", Domain.CLASS_SET)),
+        rowwise.MULTILABEL_MARGIN,
     ),
     Loss(
         LossKind.MULTILABEL_SOFT_MARGIN,
@@ -331,6 +449,8 @@ _ROWS = (
             Operand("target", Domain.PROBABILITY, differentiable=True),
             _weight(differentiable=True),
         ),
+        rowwise.MULTILABEL_SOFT_MARGIN,
+        autocast=Autocast.LEFT,
     ),
     Loss(
         LossKind.FUSED_LINEAR_CROSS_ENTROPY,
@@ -343,23 +463,24 @@ _ROWS = (
             _CLASS_OR_SOFT,
             _real("linear_bias", optional=True),
             _SOFT_CLASS_WEIGHT,
-            Operand("token_weight", Domain.NON_NEGATIVE, Extent.ROWS, optional=True, extension=True),
-            Operand("normalizer", Domain.POSITIVE, Extent.ONE, optional=True, extension=True),
+            Operand("token_weight", Domain.NON_NEGATIVE, Extent.ROWS, optional=True, extension=True, decides=False),
+            Operand("normalizer", Domain.POSITIVE, Extent.ONE, optional=True, extension=True, decides=False),
         ),
+        linear_cross_entropy.LINEAR_CROSS_ENTROPY,
         (
             _IGNORE_INDEX,
             _LABEL_SMOOTHING,
-            Option("softcap", 0.0, (2.0,), extension=True),
-            Option("z_loss", 0.0, (0.25,), extension=True),
-            Option("max_memory", 0, (1,), changes_items=False, extension=True),
+            Option("softcap", 0.0, (2.0,), extension=True, limit=_not_negative("softcap")),
+            Option("z_loss", 0.0, (0.25,), extension=True, limit=_not_negative("z_loss")),
+            Option("max_memory", 0, (1,), changes_items=False, extension=True, limit=_not_negative("max_memory")),
             Option("return_extras", False, changes_items=False, extension=True),
         ),
         Divisor.CLASS_WEIGHT_SUM,
     ),
 )
 
-#: The catalogue: every kind has exactly one row.
-LOSSES: Mapping[LossKind, Loss] = {row.kind: row for row in _ROWS}
+#: The catalogue: every kind has exactly one entry.
+LOSSES: Mapping[LossKind, Loss] = {entry.kind: entry for entry in _ENTRIES}
 
 
 @dataclass(frozen=True, order=True)

@@ -1,4 +1,4 @@
-"""The one way through: from a function's arguments to a plan, a backend and a result."""
+"""The one way through: from a function's arguments to a prepared plan and a result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from portaloss import arrays, backends, gradients
-from portaloss.catalogue import LOSSES
+from portaloss import arrays, backends, engine, gradients
+from portaloss.arrange import specs
+from portaloss.backends import Prepared
+from portaloss.catalogue import LOSSES, Domain
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import Plan, as_reduction, make_plan, result_dtype
+from portaloss.plan import as_reduction, make_plan, result_dtype
 
 
 def loss(
@@ -42,22 +44,18 @@ def loss(
 
         return torch_ops.trace(kind.name, reduction, operands, options, dtype)
     given = {name: value for name, value in operands.items() if value is not None}
-    if kind is LossKind.CTC:
-        _lengths_to_arrays(given)
-    tensors = not isinstance(next(iter(given.values()), None), np.ndarray) and "torch" in sys.modules
-    if tensors and dtype is None:
-        value = _torch_ops().small.loss(kind, reduction, given, options)
-        if value is not None:
-            return value
-    if tensors and sys.modules["torch"]._C._is_any_autocast_enabled() and arrays.library_of(given) == arrays.TORCH:
+    for name in _LENGTHS.get(kind, ()):
+        _length_to_array(given, name)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch._C._is_any_autocast_enabled() and arrays.library_of(given) == arrays.TORCH:
         given = _torch_ops().autocast.cast(kind.name, given)
-    plan = _plan(kind, reduction, given, dtype, options)
+    prepared = _prepared(kind, reduction, given, dtype, options)
     recorder = gradients.active()
     if recorder is not None:
-        return recorder.record(plan, given)
-    if tensors and arrays.is_tensor(next(iter(given.values()))):
-        return _torch_ops().apply(plan, given)
-    forward = plan.forward_with_gradients(given, ())
+        return recorder.record(prepared, given)
+    if torch is not None and arrays.is_tensor(next(iter(given.values()))):
+        return _torch_ops().apply(prepared, given)
+    forward = engine.forward(prepared, given)
     return forward.value if forward.extras is None else (forward.value, forward.extras)
 
 
@@ -74,55 +72,66 @@ def compiling() -> bool:
     return torch is not None and bool(torch.compiler.is_dynamo_compiling())
 
 
-#: The plans of calls met before: to make one takes longer than a small loss.
-_plans: dict[Hashable, Plan] = {}
+#: Calls met before, by all that decides how they are prepared. To prepare one takes longer than a small loss.
+_calls: dict[Hashable, Prepared] = {}
+
+#: Calls that are kept. Beyond these, as where every batch has another length, it starts anew.
 _KEPT = 1024
 
+#: The operands of a kind that are lengths: PyTorch takes tuples and lists of ints for them.
+_LENGTHS = {
+    kind: names
+    for kind, entry in LOSSES.items()
+    if (names := [operand.name for operand in entry.operands if operand.domain is Domain.LENGTH])
+}
 
-def _plan(
+
+def _prepared(
     kind: LossKind,
     reduction: str | LossReduction,
     given: Mapping[str, Any],
     dtype: str | None,
     options: Mapping[str, Any],
-) -> Plan:
-    """The plan of a call: it depends on libraries, dtypes and devices of the operands, not on their shapes."""
+) -> Prepared:
+    """The call, prepared: operands' libraries, dtypes, devices and shapes decide that, and not their values."""
     key: Hashable = None
-    plan: Plan | None = None
     try:
         key = (
             kind,
             reduction,
-            type(reduction),  # 1 equals LossReduction.MEAN, and is no reduction
+            type(reduction),  # 1 equals LossReduction.MEAN, but is not accepted for it
             dtype,
             *options.items(),
-            *[type(value) for value in options.values()],  # True equals 1.0, and is no number here
-            *[(name, type(value), value.dtype, getattr(value, "device", None)) for name, value in given.items()],
+            *[type(value) for value in options.values()],  # True equals 1.0, but is not accepted for it
+            *[
+                (name, type(value), value.dtype, value.shape, getattr(value, "device", None))
+                for name, value in given.items()
+            ],
         )
-        plan = _plans.get(key)
+        prepared = _calls.get(key)
     except (AttributeError, TypeError):
-        pass  # what is no array, or no option's value, is refused below
-    if plan is not None:
-        return plan
+        prepared = key = None  # an operand that is no array, or a value that cannot be hashed
+    if prepared is not None:
+        return prepared
     library = arrays.library_of(given)
     device = "cpu" if library == arrays.NUMPY else _device(given)
     backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
     found = dtype or result_dtype(LOSSES[kind], given)
     plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
-    if key is not None and (library == arrays.NUMPY or len({value.device for value in given.values()}) == 1):
-        if len(_plans) >= _KEPT:
-            _plans.clear()
-        _plans[key] = plan
-    return plan
+    prepared = engine.prepare(plan, specs(given))
+    if key is not None:
+        if len(_calls) >= _KEPT:
+            _calls.clear()
+        _calls[key] = prepared
+    return prepared
 
 
-def _lengths_to_arrays(given: dict[str, Any]) -> None:
-    """PyTorch takes tuples and lists of ints for CTC's lengths."""
-    for name in ("input_lengths", "target_lengths"):
-        lengths = given.get(name)
-        if isinstance(lengths, (tuple, list)):
-            array = np.asarray(lengths, dtype=np.int64)
-            given[name] = arrays.like(array, arrays.TORCH) if arrays.is_tensor(given["log_probs"]) else array
+def _length_to_array(given: dict[str, Any], name: str) -> None:
+    lengths = given.get(name)
+    if isinstance(lengths, (tuple, list)):
+        array = np.asarray(lengths, dtype=np.int64)
+        tensors = any(map(arrays.is_tensor, given.values()))
+        given[name] = arrays.like(array, arrays.TORCH) if tensors else array
 
 
 def _device(given: Mapping[str, Any]) -> str:

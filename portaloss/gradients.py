@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from portaloss import arrays
+from portaloss import arrays, engine
 
 if TYPE_CHECKING:
-    from portaloss.plan import Plan
+    from portaloss.backends import Prepared
 
 _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
@@ -30,25 +30,25 @@ class Recorder:
         self.value: Any = None
         self.gradients: list[Any] | None = None
 
-    def record(self, plan: Plan, operands: dict[str, Any]) -> Any:
+    def record(self, prepared: Prepared, operands: dict[str, Any]) -> Any:
         """Run the loss, with the gradients of the watched arrays among its operands."""
         if self.gradients is not None:
             raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
-        possible = plan.differentiable(operands)
+        possible = prepared.differentiable
         names: list[list[str]] = []
         for array in self._watched:
             found = [name for name, value in operands.items() if value is array]
             for name in found:
                 if name not in possible:
-                    raise ValueError(f"value_and_grad: {name} of {plan.loss.function} has no gradient here")
+                    raise ValueError(f"value_and_grad: {name} of {prepared.plan.loss.function} has no gradient here")
             names.append(found)
         wants = tuple(dict.fromkeys([name for found in names for name in found]))
-        result = plan.forward_with_gradients(operands, wants)
+        result = engine.forward(prepared, operands, wants)
         if result.value.ndim != 0:
             raise ValueError(f"value_and_grad needs a scalar loss, got shape {tuple(result.value.shape)}")
         computed = result.gradients
         if computed is None:
-            computed = plan.backward(1.0, wants=wants, **operands) if wants else {}
+            computed = engine.backward(prepared, operands, 1.0, wants) if wants else {}
         self.value = result.value
         self.gradients = []
         for found in names:

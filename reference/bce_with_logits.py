@@ -95,7 +95,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, np, over, step
+from portaloss.reference.lazy import LazyProduct, LazySum, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def definition(input: Any, target: Any, weight: Any = 1, pos_weight: Any = 1, *, xp: Any = np) -> Any:
+    """-p t log σ(x) - (1 - t) log σ(-x)."""
+    yes, no = 1 / (1 + xp.exp(-input)), 1 / (1 + xp.exp(input))
+    return -weight * (pos_weight * target * xp.log(yes) + (1 - target) * xp.log(no))
 
 
 def bce_with_logits(
@@ -119,7 +126,7 @@ def bce_with_logits(
     positive, tail, log_tail = tails(input)
     gap, both = _gap_and_both(positive, target, pos_weight)
 
-    loss: Any = Sum((Scaled(input, gap), log_tail if pos_weight is None else both * log_tail))
+    loss: Any = LazySum((LazyProduct(input, gap), log_tail if pos_weight is None else both * log_tail))
     lost = input == -np.inf
     if lost.any():
         loss = np.where(lost, (1 - target) * input - both * input, loss)  # the infinite terms of PyTorch's sum
@@ -129,7 +136,7 @@ def bce_with_logits(
         derivatives["target"] = slope if weight is None else slope * weight
     if "input" in wants:
         tail = other_side(tail, positive)
-        slope = over(np.add, tail if pos_weight is None else both * tail, gap)
+        slope = in_place(np.add, tail if pos_weight is None else both * tail, gap)
         derivatives["input"] = slope if weight is None else slope * weight
 
     return (loss if weight is None else np.asarray(loss) * weight), derivatives
@@ -139,7 +146,7 @@ def tails(x: Array) -> tuple[Array, Array, Array]:
     """[x ≥ 0], e = exp(-|x|), and log(1 + e)."""
     tail = np.abs(x)
     tail *= -1  # in place, as below: a tile and its temporaries share the cache
-    tail = over(np.exp, tail)
+    tail = in_place(np.exp, tail)
     return step(x >= 0, x), tail, np.log1p(tail)
 
 
@@ -182,4 +189,4 @@ def _turn(positive: Array, pos_weight: Array) -> Array:
     return turn + positive
 
 
-__all__ = ["bce_with_logits", "magnitudes", "other_side", "tails"]
+__all__ = ["bce_with_logits", "definition", "magnitudes", "other_side", "tails"]

@@ -74,11 +74,24 @@ in x of the first is -(4, 3) / 25 + 0.96 (3, 4) / 25, at right angles to x.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
 
 #: ε: PyTorch declares it as a float32 constant.
 EPSILON = float(np.float32(1e-12))
+
+
+def definition(input1: Any, input2: Any, target: Any, *, margin: float = 0.0, xp: Any = np) -> Any:
+    """1 - cos where t = 1, max(0, cos - m) where t = -1, else 0."""
+
+    def dot(x: Any, y: Any) -> Any:
+        return xp.sum(x * y, axis=1, keepdims=True)
+
+    cos = dot(input1, input2) / xp.sqrt((dot(input1, input1) + EPSILON) * (dot(input2, input2) + EPSILON))
+    return xp.where(target == 1, 1 - cos, xp.where(target == -1, xp.clip(cos - margin, 0, None), 0))
 
 
 def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -112,13 +125,13 @@ def cosine_embedding(input1: Array, input2: Array, target: Array, *, margin: flo
     return items.astype(dtype), derivatives
 
 
-def _across(other: Array, own: Array, along: Array, slope: Array) -> Array | Scaled:
+def _across(other: Array, own: Array, along: Array, slope: Array) -> Array | LazyProduct:
     """What is left of the other vector without its part along this one, times one number a row."""
     parts = (-along).astype(own.dtype)
     if np.isinf(parts).any():  # one is tiny, the other huge
         across: Array = (other - along * own) * slope
         return across.astype(own.dtype)
-    return Scaled(over(np.add, parts * own, other), slope)
+    return LazyProduct(in_place(np.add, parts * own, other), slope)
 
 
 def _lengths(x: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -151,4 +164,4 @@ def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0
     return items, sizes
 
 
-__all__ = ["EPSILON", "cosine_embedding", "magnitudes"]
+__all__ = ["EPSILON", "cosine_embedding", "definition", "magnitudes"]

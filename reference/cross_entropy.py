@@ -121,15 +121,36 @@ In float32, a loss of log1p(exp(-30)), about exp(-30), survives; so does its der
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from portaloss.reference.lazy import LazyProduct
 from portaloss.reference.nll import divisor
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, class_numbers, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
 
 #: Rows whose Σ is from LEAST to MOST, and e of the target OWN at least, need no maximum: exp(x) vanishes only where p
 #: does, and MOST / OWN, the largest ratio of a sum to a term, does not overflow.
 LEAST, MOST, OWN = 0.5, 2.0**86, 2.0**-40
+
+
+def definition(
+    input: Any,
+    target: Any,
+    weight: Any = 1,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    xp: Any = np,
+) -> Any:
+    """Σ v[j] L[j] + ζ lse², and 0 in an ignored row; the target is a class, an integer, or a distribution over them."""
+    lse = xp.log(xp.sum(xp.exp(input), axis=1, keepdims=True))
+    costs = weight * (lse - input)  # w[j] L[j]
+    hard = "int" in str(target.dtype)
+    own = xp.sum((class_numbers(input, xp) == target if hard else target) * costs, axis=1, keepdims=True)
+    others = xp.sum(costs, axis=1, keepdims=True) / input.shape[1]
+    loss = (1 - label_smoothing) * own + label_smoothing * others + z_loss * lse**2
+    return xp.where(target == ignore_index, 0, loss) if hard else loss
 
 
 def cross_entropy(
@@ -209,7 +230,7 @@ def _hard(
             slope.reshape(-1, order="A")[softmax.place] = -softmax.rest
             total = (softmax.rest + softmax.term).astype(np.float64).reshape(target.shape)
             factor = factor_sum if isinstance(factor_sum, float) else factor_sum.reshape(target.shape)
-            derivatives["input"] = Scaled(unrows(slope, input), factor, total)
+            derivatives["input"] = LazyProduct(unrows(slope, input), factor, total)
         else:
             derivatives["input"] = unrows(_slope(softmax, factors, own_factor, factor_sum, level), input)
 
@@ -400,4 +421,4 @@ def magnitudes(
     return items, sizes
 
 
-__all__ = ["cross_entropy", "divisor", "magnitudes"]
+__all__ = ["cross_entropy", "definition", "divisor", "magnitudes"]

@@ -133,7 +133,9 @@ The labels "11" need three steps, for a blank has to stand between them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache
+from itertools import groupby, product
+from typing import Any, NamedTuple
 
 from portaloss.reference.ctc_pairs import in_pairs
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
@@ -153,6 +155,34 @@ MARGIN_BITS = 60
 
 #: Elements of α, of γ, or bins, that are handled at once: they stay in the cache.
 BLOCK = 1 << 17
+
+
+def definition(
+    log_probs: Any,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    xp: Any = np,
+) -> Any:
+    """-log of the sum of the probabilities of all alignments that read as the labels: only for a few steps."""
+    items = []
+    for n, (steps, length) in enumerate(zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)):
+        labels = tuple(targets[n, :length].tolist())
+        paths = alignments(labels, steps, log_probs.shape[2], blank)
+        z = xp.sum(xp.exp(xp.sum(log_probs[np.arange(steps), n, paths], axis=1)))
+        items.append(xp.where(z > 0, -xp.log(z), 0) if zero_infinity else -xp.log(z))
+    return xp.stack(items)
+
+
+@cache
+def alignments(labels: tuple[int, ...], steps: int, classes: int, blank: int) -> Array:
+    """Every sequence of classes, one a step, that reads as the labels: (alignments, steps)."""
+    paths = product(range(classes), repeat=steps)
+    found = [path for path in paths if [k for k, _ in groupby(path) if k != blank] == list(labels)]
+    return np.array(found, int).reshape(len(found), steps)
 
 
 def ctc(

@@ -96,8 +96,34 @@ G_x = (W[0] - W[1]) / 4, its second element (4 - 8) / 4, and G_W has the rows x/
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference import cross_entropy as softmax
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    linear_bias: Any = 0,
+    weight: Any = None,
+    token_weight: Any = 1,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+    xp: Any = np,
+) -> Any:
+    """k times the cross-entropy of x W + b, capped where there is a cap."""
+    logits = xp.tensordot(input, linear_weight, ([1], [linear_weight.ndim - 1])) + linear_bias
+    if softcap > 0:
+        logits = softcap * xp.tanh(logits / softcap)
+    target = target[:, None] if "int" in str(target.dtype) else target
+    w = 1 if weight is None else weight.reshape(1, -1, *[1] * (logits.ndim - 2))
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    return token_weight * softmax.definition(logits, target, w, **options, xp=xp)[:, 0]
 
 
 def fused_linear_cross_entropy(

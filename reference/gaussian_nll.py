@@ -67,11 +67,19 @@ are (1 - 4)/2, (1/4 - 1/4)/2 and (4 - 64)/2.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, log, np, over
+from portaloss.reference.lazy import LazyProduct, LazySum, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, log, np
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def definition(input: Any, target: Any, var: Any, *, full: bool = False, eps: float = 1e-6, xp: Any = np) -> Any:
+    """Minus the logarithm of the normal density; without ``full``, of the density times √(2π)."""
+    v = xp.clip(var, eps, None)
+    return (xp.log(2 * xp.pi * v if full else v) + (input - target) ** 2 / v) / 2
 
 
 def gaussian_nll(
@@ -101,14 +109,14 @@ def gaussian_nll(
     if "input" in wants:
         derivatives["input"] = z
     if "target" in wants:
-        derivatives["target"] = Scaled(z, -1.0)
+        derivatives["target"] = LazyProduct(z, -1.0)
     if "var" in wants:
-        derivatives["var"] = Scaled(over(np.subtract, 1 / v, z * z), 0.5)
+        derivatives["var"] = LazyProduct(in_place(np.subtract, 1 / v, z * z), 0.5)
 
     log_v = log(v)
     if full:
         log_v += 2 * HALF_LOG_TAU
-    return Sum((Scaled(e, z, 2.0), Scaled(log_v, 0.5))), derivatives
+    return LazySum((LazyProduct(e, z, 2.0), LazyProduct(log_v, 0.5))), derivatives
 
 
 def magnitudes(
@@ -124,4 +132,4 @@ def magnitudes(
     return item, {"input": z, "target": z, "var": 0.5 * (1 / v + z * z)}
 
 
-__all__ = ["HALF_LOG_TAU", "gaussian_nll", "magnitudes"]
+__all__ = ["HALF_LOG_TAU", "definition", "gaussian_nll", "magnitudes"]

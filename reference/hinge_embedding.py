@@ -57,7 +57,17 @@ m = 1. By hand: 0.25; 1 - 0.25; at the margin 0, still with the slope of -1; bey
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, np, over, step
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct, LazySum, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def definition(input: Any, target: Any, *, margin: float = 1.0, xp: Any = np) -> Any:
+    """x for those who match, and max(0, m - x) for those who do not; the sum of both where t is neither 1 nor -1."""
+    near = xp.where(target != -1, input, 0)
+    far = xp.where(target != 1, xp.clip(margin - input, 0, None), 0)
+    return near + far
 
 
 def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: Wants = ()) -> Terms:
@@ -75,14 +85,14 @@ def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: 
     far = step(target != 1, input)
 
     if "input" in wants:
-        push = over(np.negative, over(np.multiply, step(gap >= 0, input), far))
-        derivatives["input"] = over(np.add, push, near)
+        push = in_place(np.negative, in_place(np.multiply, step(gap >= 0, input), far))
+        derivatives["input"] = in_place(np.add, push, near)
 
     finite = np.isfinite(gap).all()
-    room = over(np.clip, gap, 0, np.inf)
+    room = in_place(np.clip, gap, 0, np.inf)
     if not finite:
         return np.where(target != -1, input, 0) + np.where(target != 1, room, 0), derivatives
-    return Sum((Scaled(near, input), Scaled(far, room))), derivatives
+    return LazySum((LazyProduct(near, input), LazyProduct(far, room))), derivatives
 
 
-__all__ = ["hinge_embedding"]
+__all__ = ["definition", "hinge_embedding"]

@@ -61,7 +61,16 @@ Source: Peter J. Huber, "Robust Estimation of a Location Parameter", Annals of M
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, delta: float = 1.0, xp: Any = np) -> Any:
+    """A parabola up to δ, and its tangent beyond."""
+    e = xp.abs(input - target)
+    return weight * xp.where(e <= delta, e**2 / 2, delta * (e - delta / 2))
 
 
 def huber(input: Array, target: Array, weight: Array | None = None, *, delta: float = 1.0, wants: Wants = ()) -> Terms:
@@ -79,19 +88,19 @@ def huber(input: Array, target: Array, weight: Array | None = None, *, delta: fl
     half = np.clip(e, -delta, delta)  # c/2; in place, as below: a tile and its temporaries share the cache
     half *= 0.5
     e -= half
-    loss = Scaled(e, half, 0.5)
+    loss = LazyProduct(e, half, 0.5)
     if weight is not None:
         e *= half
         e *= 2
-        loss = Scaled(e, weight)
+        loss = LazyProduct(e, weight)
     if "weight" in wants:
         derivatives["weight"] = e
 
     if "input" in wants or "target" in wants:
         slope = half if weight is None else half * weight
         if "input" in wants:
-            derivatives["input"] = Scaled(slope, 2.0)
+            derivatives["input"] = LazyProduct(slope, 2.0)
         if "target" in wants:
-            derivatives["target"] = Scaled(slope, -2.0)
+            derivatives["target"] = LazyProduct(slope, -2.0)
 
     return loss, derivatives

@@ -87,7 +87,18 @@ The same two outcomes, with the logarithms of t given: the derivative is (1/2) l
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, exp, log, np, over
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np
+
+
+def definition(input: Any, target: Any, *, log_target: bool = False, xp: Any = np) -> Any:
+    """t (log t - x), and 0 where t is 0; or with t in logarithms."""
+    if log_target:
+        return xp.exp(target) * (target - input)
+    log_t = xp.log(xp.where(target == 0, 1, target))
+    return target * (log_t - input)
 
 
 def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Wants = ()) -> Terms:
@@ -102,9 +113,9 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     derivatives: Derivatives = {}
     if log_target:
         probability = exp(target)
-        loss = Scaled(target - input, probability)
+        loss = LazyProduct(target - input, probability)
         if "input" in wants:
-            derivatives["input"] = Scaled(probability, -1.0)
+            derivatives["input"] = LazyProduct(probability, -1.0)
         if "target" in wants:
             derivatives["target"] = loss + probability
         return loss, derivatives
@@ -112,7 +123,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
     zero = target == 0
     log_t = log(target + zero if zero.any() else target)  # the sum with a mask takes as long as the logarithm
     if "input" in wants:
-        derivatives["input"] = Scaled(target, -1.0)
+        derivatives["input"] = LazyProduct(target, -1.0)
     if "target" in wants:
         slope = target / target  # 1, or nan at 0
         slope += log_t
@@ -120,7 +131,7 @@ def kl_div(input: Array, target: Array, *, log_target: bool = False, wants: Want
 
     if np.isinf(log_t).any():
         return log_t * target - target * input, derivatives  # nan where both are infinite
-    return Scaled(over(np.subtract, log_t, input), target), derivatives
+    return LazyProduct(in_place(np.subtract, log_t, input), target), derivatives
 
 
 def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tuple[Array, Derivatives]:
@@ -134,4 +145,4 @@ def magnitudes(input: Array, target: Array, *, log_target: bool = False) -> tupl
     return t * size + t * x, {"input": t, "target": size + 1 + x}
 
 
-__all__ = ["kl_div", "magnitudes"]
+__all__ = ["definition", "kl_div", "magnitudes"]

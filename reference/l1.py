@@ -49,7 +49,15 @@ By hand: e = 2, -1.5 and 0, a tie.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, sign
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, sign
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """w |x - t|."""
+    return weight * xp.abs(input - target)
 
 
 def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -70,15 +78,15 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
         if "input" in wants:
             derivatives["input"] = slope
         if "target" in wants:
-            derivatives["target"] = Scaled(slope, -1.0)
+            derivatives["target"] = LazyProduct(slope, -1.0)
 
         if weight is None and "weight" not in wants:
-            return Scaled(e, way), derivatives  # |e|, which nobody has to write
+            return LazyProduct(e, way), derivatives  # |e|, which nobody has to write
 
     loss = np.abs(e)
     if "weight" in wants:
         derivatives["weight"] = loss
-    return (loss if weight is None else Scaled(loss, weight)), derivatives
+    return (loss if weight is None else LazyProduct(loss, weight)), derivatives
 
 
-__all__ = ["l1"]
+__all__ = ["definition", "l1"]

@@ -61,7 +61,15 @@ falls short; a tie falls short by 1/2.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, step
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
+
+
+def definition(input1: Any, input2: Any, target: Any, *, margin: float = 0.0, xp: Any = np) -> Any:
+    """max(0, m - t (x₁ - x₂))."""
+    return xp.clip(margin - target * (input1 - input2), 0, None)
 
 
 def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float = 0.0, wants: Wants = ()) -> Terms:
@@ -76,7 +84,7 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
     """
     derivatives: Derivatives = {}
     behind = input2 - input1
-    short = behind * target if "target" in wants else over(np.multiply, behind, target)
+    short = behind * target if "target" in wants else in_place(np.multiply, behind, target)
     short += margin
 
     if wants:
@@ -85,11 +93,11 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
             derivatives["target"] = behind * active
         active *= target
         if "input1" in wants:
-            derivatives["input1"] = Scaled(active, -1.0)
+            derivatives["input1"] = LazyProduct(active, -1.0)
         if "input2" in wants:
             derivatives["input2"] = active
 
-    return over(np.clip, short, 0, np.inf), derivatives
+    return in_place(np.clip, short, 0, np.inf), derivatives
 
 
 def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0.0) -> tuple[Array, Derivatives]:
@@ -98,4 +106,4 @@ def magnitudes(input1: Array, input2: Array, target: Array, *, margin: float = 0
     return abs(margin) + t * e, {"input1": t, "input2": t, "target": e}
 
 
-__all__ = ["magnitudes", "margin_ranking"]
+__all__ = ["definition", "magnitudes", "margin_ranking"]

@@ -58,7 +58,15 @@ By hand: e = 2 and -1.5, so e² = 4 and 2.25; with the weights 4 and 9. The deri
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants
+from typing import Any
+
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """w (x - t)²."""
+    return weight * (input - target) ** 2
 
 
 def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -75,12 +83,12 @@ def mse(input: Array, target: Array, weight: Array | None = None, *, wants: Want
     half_slope = e if weight is None else weight * e
 
     if "input" in wants:
-        derivatives["input"] = Scaled(half_slope, 2.0)
+        derivatives["input"] = LazyProduct(half_slope, 2.0)
     if "target" in wants:
-        derivatives["target"] = Scaled(half_slope, -2.0)
+        derivatives["target"] = LazyProduct(half_slope, -2.0)
     if "weight" in wants:
         derivatives["weight"] = e * e
-    return Scaled(half_slope, e), derivatives
+    return LazyProduct(half_slope, e), derivatives
 
 
-__all__ = ["mse"]
+__all__ = ["definition", "mse"]

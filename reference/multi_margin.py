@@ -66,8 +66,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, class_numbers, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, p: int = 1, margin: float = 1.0, xp: Any = np) -> Any:
+    """w[t] / C times the sum of max(0, m - x[t] + x[j])^p over j ≠ t."""
+    own = class_numbers(input, xp) == target
+    z = margin - xp.sum(xp.where(own, input, 0), axis=1, keepdims=True) + input
+    hinges = xp.sum(xp.where((z > 0) & ~own, z**p, 0), axis=1, keepdims=True)
+    return xp.sum(own * weight, axis=1, keepdims=True) * hinges / input.shape[1]
 
 
 def multi_margin(
@@ -103,7 +112,7 @@ def multi_margin(
         slope.reshape(-1, order="A")[place] = -sum_rows(slope)
         if weight is not None:
             share = share.reshape(target.shape)
-        derivatives["input"] = Scaled(unrows(slope, input), share)
+        derivatives["input"] = LazyProduct(unrows(slope, input), share)
 
     return loss.reshape(target.shape), derivatives
 
@@ -126,4 +135,4 @@ def hinges(x: Array, lead: Array, margin: float) -> Array:
     return hinged
 
 
-__all__ = ["hinges", "multi_margin"]
+__all__ = ["definition", "hinges", "multi_margin"]

@@ -52,9 +52,21 @@ Right are 3 and 1. Class 3 leads class 0 by 2 and class 2 by exactly the margin:
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.multi_margin import hinges
-from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, class_numbers, np
 from portaloss.reference.rows import places, rows, sum_rows, unrows
+
+
+def definition(input: Any, target: Any, *, xp: Any = np) -> Any:
+    """The sum of max(0, 1 - x[y] + x[i]) over right classes y and wrong classes i, over C."""
+    listed = xp.cumsum(target < 0, axis=1)[:, :, None] == 0  # before the first -1
+    pairs = (target[:, :, None] == class_numbers(input, xp)[:, None]) & listed  # (N, labels y, classes i, ...)
+    right = xp.sum(pairs, axis=1, keepdims=True) > 0
+    z = 1 - xp.sum(xp.where(pairs, input[:, None], 0), axis=2, keepdims=True) + input[:, None]
+    hinges = xp.where((z > 0) & listed & ~right, z, 0)
+    return xp.sum(hinges, axis=(1, 2))[:, None] / input.shape[1]
 
 
 def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Terms:

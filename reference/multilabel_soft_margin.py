@@ -75,9 +75,19 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
+from portaloss.reference import bce_with_logits
 from portaloss.reference.bce_with_logits import other_side, tails
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, step
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, step
 from portaloss.reference.rows import sum_products
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, xp: Any = np) -> Any:
+    """The mean of the binary cross-entropies of the classes."""
+    costs = bce_with_logits.definition(input, target, weight, xp=xp)
+    return xp.sum(costs, axis=1, keepdims=True) / input.shape[1]
 
 
 def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = None, *, wants: Wants = ()) -> Terms:
@@ -104,9 +114,11 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
 
     if "input" in wants:
         gap += other_side(tail, positive)
-        derivatives["input"] = Scaled(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
+        derivatives["input"] = LazyProduct(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
     if "target" in wants:
-        derivatives["target"] = Scaled(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
+        derivatives["target"] = (
+            LazyProduct(input, -1.0, classes or 1) if weight is None else input * (weight / -classes)
+        )
 
     return (items / classes).astype(input.dtype, copy=False), derivatives
 
@@ -122,4 +134,4 @@ def magnitudes(input: Array, target: Array, weight: Array | None = None) -> tupl
     return sum_products(costs, w), {"input": slope * w, "target": np.abs(input) * w, "weight": costs / classes}
 
 
-__all__ = ["magnitudes", "multilabel_soft_margin"]
+__all__ = ["definition", "magnitudes", "multilabel_soft_margin"]

@@ -62,7 +62,16 @@ The mean divides by the weights of classes 0 and 1.
 
 from __future__ import annotations
 
-from portaloss.reference.notation import Array, Derivatives, OneHot, Terms, Wants, np
+from typing import Any
+
+from portaloss.reference.lazy import OneHot
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, class_numbers, np
+
+
+def definition(input: Any, target: Any, weight: Any = 1, *, ignore_index: int = -100, xp: Any = np) -> Any:
+    """-w[t] x[t], and 0 in an ignored row."""
+    own = (class_numbers(input, xp) == target) & (target != ignore_index)
+    return xp.sum(xp.where(own, -weight * input, 0), axis=1, keepdims=True)
 
 
 def nll(

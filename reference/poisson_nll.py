@@ -100,11 +100,25 @@ Stirling's approximation of 3! = 6 is 3³ exp(-3) √(6π) = 5.836; of 0! it is 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Sum, Terms, Wants, exp, log, np, step
+from portaloss.reference.lazy import LazyProduct, LazySum
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, exp, log, np, step
 
 #: log(2π)/2.
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def definition(
+    input: Any, target: Any, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, xp: Any = np
+) -> Any:
+    """λ - t log λ, and Stirling's approximation of log t!."""
+    rate, log_rate = (xp.exp(input), input) if log_input else (input, xp.log(input + eps))
+    loss = rate - target * log_rate
+    if not full:
+        return loss
+    stirling = target * xp.log(target) - target + xp.log(2 * xp.pi * target) / 2
+    return loss + xp.where(target > 1, stirling, 0)
 
 
 def poisson_nll(
@@ -137,7 +151,7 @@ def poisson_nll(
     if "target" in wants:
         derivatives["target"] = -log_rate
 
-    loss = Sum((rate, Scaled(target, log_rate, -1.0)))
+    loss = LazySum((rate, LazyProduct(target, log_rate, -1.0)))
     if full:
         large, count, log_count = _large(target)
         if "target" in wants:
@@ -150,7 +164,7 @@ def poisson_nll(
         log_count -= count
         log_count += HALF_LOG_TAU
         log_count *= large
-        loss = Sum((*loss.parts, log_count))
+        loss = LazySum((*loss.parts, log_count))
     return loss, derivatives
 
 
@@ -203,4 +217,4 @@ def magnitudes(
     return item, {"input": slope, "target": share}
 
 
-__all__ = ["HALF_LOG_TAU", "magnitudes", "poisson_nll"]
+__all__ = ["HALF_LOG_TAU", "definition", "magnitudes", "poisson_nll"]

@@ -63,9 +63,18 @@ Source: Ross Girshick, "Fast R-CNN", International Conference on Computer Vision
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss.reference.huber import huber
 from portaloss.reference.l1 import l1
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np
+from portaloss.reference.lazy import LazyProduct
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
+
+
+def definition(input: Any, target: Any, *, beta: float = 1.0, xp: Any = np) -> Any:
+    """A parabola up to β, and its tangent beyond, of slope 1; without a parabola, L1."""
+    e = xp.abs(input - target)
+    return xp.where(e < beta, e**2 / (2 * beta), e - beta / 2) if beta > 0 else e
 
 
 def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = ()) -> Terms:
@@ -90,10 +99,10 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     if "input" in wants:
         derivatives["input"] = slope
     if "target" in wants:
-        derivatives["target"] = Scaled(slope, -1.0)
+        derivatives["target"] = LazyProduct(slope, -1.0)
 
     e -= 0.5 * c  # in place: a tile and its temporaries share the cache
-    return Scaled(e, slope), derivatives
+    return LazyProduct(e, slope), derivatives
 
 
-__all__ = ["smooth_l1"]
+__all__ = ["definition", "smooth_l1"]

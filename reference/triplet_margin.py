@@ -89,10 +89,38 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import isinf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from portaloss.reference.notation import Array, Derivatives, Scaled, Terms, Wants, np, over, sign, step
+from portaloss.reference.lazy import LazyProduct, in_place
+from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np, sign, step
 from portaloss.reference.rows import sum_products
+
+
+def definition(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    *,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    xp: Any = np,
+) -> Any:
+    """max(0, m + d(a, b) - d(a, c)), with d the p-norm of the difference; with ``swap``, the smaller of two d."""
+
+    def distance(x: Any, y: Any) -> Any:
+        size = xp.abs(x - y + eps)
+        if p == 0:
+            return xp.sum((size != 0) * size**0, axis=1, keepdims=True)  # how many are not 0
+        if isinf(p):
+            return (xp.amax if p > 0 else xp.amin)(size, axis=1, keepdims=True)
+        return xp.sum(size**p, axis=1, keepdims=True) ** (1 / p)
+
+    far = distance(anchor, negative)
+    if swap:
+        far = xp.minimum(far, distance(positive, negative))
+    return xp.clip(margin + distance(anchor, positive) - far, 0, None)
 
 
 def triplet_margin(
@@ -136,7 +164,7 @@ def triplet_margin(
         if "anchor" in wants:
             derivatives["anchor"] = pull - push  # a new array: the others are wanted as well
         if "positive" in wants:
-            derivatives["positive"] = Scaled(pull, -1.0)
+            derivatives["positive"] = LazyProduct(pull, -1.0)
         if "negative" in wants:
             derivatives["negative"] = push
         if side is not None and ("positive" in wants or "negative" in wants):
@@ -151,7 +179,7 @@ def triplet_margin(
 
 def _difference(x: Array, y: Array, eps: float) -> Array:
     """x - y + ε."""
-    return over(np.add, x - y, eps)
+    return in_place(np.add, x - y, eps)
 
 
 class _Norm(NamedTuple):
@@ -168,7 +196,7 @@ class _Norm(NamedTuple):
             divisor = self.divisor / upstream
         if self.direction.shape[1] < features:
             divisor = divisor * features
-        return over(np.divide, self.direction, divisor.astype(self.direction.dtype))
+        return in_place(np.divide, self.direction, divisor.astype(self.direction.dtype))
 
 
 def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
@@ -259,4 +287,4 @@ def _blurred(x: Array, y: Array, p: float, eps: float) -> _Norm:
     return norm._replace(direction=max(p - 1, 1) * _norm(np.abs(x - y) + abs(eps), p, True).direction)
 
 
-__all__ = ["magnitudes", "rounded_off_reciprocal", "triplet_margin"]
+__all__ = ["definition", "magnitudes", "rounded_off_reciprocal", "triplet_margin"]

@@ -1,4 +1,4 @@
-"""``multiply``: parts of matrices in place, whatever their strides."""
+"""``Blas.multiply``: parts of matrices in place, whatever their strides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from portaloss.backends.cpu import blas
-from portaloss.backends.cpu.blas import multiply
+from portaloss.backends.cpu.blas import Blas, TorchBlas
 
 RNG = np.random.default_rng(0)
 
@@ -27,10 +27,10 @@ OUTS = list(LAYOUTS)[:4]
 #: Without negative strides; and what may not be written is not made a tensor of without a warning.
 OF_TENSORS = [name for name in LAYOUTS if name not in ("reversed", "one row for all")]
 
-#: Whether PyTorch multiplies, and the layouts of a and b.
+#: Whose BLAS multiplies, and the layouts of a and b.
 CASES = [
-    *((False, *layouts) for layouts in itertools.product(LAYOUTS, repeat=2)),
-    *((True, *layouts) for layouts in itertools.product(OF_TENSORS, repeat=2)),
+    *((Blas(), *layouts) for layouts in itertools.product(LAYOUTS, repeat=2)),
+    *((TorchBlas(), *layouts) for layouts in itertools.product(OF_TENSORS, repeat=2)),
 ]
 
 
@@ -41,8 +41,8 @@ def _whole(shape, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("out_layout", OUTS)
-@pytest.mark.parametrize(("by_torch", "a_layout", "b_layout"), CASES)
-def test_any_layout(by_torch, a_layout, b_layout, out_layout, add, dtype):
+@pytest.mark.parametrize(("library", "a_layout", "b_layout"), CASES)
+def test_any_layout(library, a_layout, b_layout, out_layout, add, dtype):
     for rows, inner, columns in itertools.product((1, 5), (1, 4), (1, 7)):
         a, b = LAYOUTS[a_layout]((rows, inner), dtype), LAYOUTS[b_layout]((inner, columns), dtype)
         out = LAYOUTS[out_layout]((rows, columns), dtype)
@@ -50,7 +50,7 @@ def test_any_layout(by_torch, a_layout, b_layout, out_layout, add, dtype):
         right = a @ b + (out if add else 0)
         before, inside = whole.copy(), np.zeros(whole.shape, bool)
         inside[_same_part(out, whole)] = True
-        multiply(a, b, out, add=add, by_torch=by_torch)
+        library.multiply(a, b, out, add=add)
         np.testing.assert_array_equal(out, right)
         np.testing.assert_array_equal(whole[~inside], before[~inside], err_msg="beside the part")
 
@@ -72,27 +72,27 @@ def test_a_setting_has_pytorch_round_factors():
     assert blas.is_exact_in_torch(np.dtype(np.float32))
 
 
-@pytest.mark.parametrize("by_torch", [False, True])
+@pytest.mark.parametrize("library", [Blas(), TorchBlas()])
 @pytest.mark.parametrize("add", [False, True])
-def test_nothing_to_add_up(add, by_torch):
+def test_nothing_to_add_up(add, library):
     out = np.ones((2, 3), np.float32)
-    multiply(np.ones((2, 0), np.float32), np.ones((0, 3), np.float32), out, add=add, by_torch=by_torch)
+    library.multiply(np.ones((2, 0), np.float32), np.ones((0, 3), np.float32), out, add=add)
     np.testing.assert_array_equal(out, np.full((2, 3), float(add)))
-    multiply(np.ones((0, 2), np.float32), np.ones((2, 3), np.float32), np.ones((0, 3), np.float32))
+    library.multiply(np.ones((0, 2), np.float32), np.ones((2, 3), np.float32), np.ones((0, 3), np.float32))
 
 
-@pytest.mark.parametrize("by_torch", [False, True])
-def test_what_was_there_is_not_read(by_torch):
+@pytest.mark.parametrize("library", [Blas(), TorchBlas()])
+def test_what_was_there_is_not_read(library):
     """BLAS does not multiply it by 0, for nan times 0 is nan."""
     out = np.full((2, 2), np.nan, np.float32)
-    multiply(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), out, by_torch=by_torch)
+    library.multiply(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), out)
     np.testing.assert_array_equal(out, np.eye(2))
 
 
 def test_a_result_of_other_strides_is_refused():
     out = np.zeros((4, 6), np.float32)[::2, ::2]
     with pytest.raises(ValueError, match="out must be stored by rows or by columns"):
-        multiply(np.ones((2, 2), np.float32), np.ones((2, 3), np.float32), out)
+        Blas().multiply(np.ones((2, 2), np.float32), np.ones((2, 3), np.float32), out)
 
 
 @pytest.mark.parametrize("add", [False, True])
@@ -101,5 +101,5 @@ def test_without_a_function_of_c_integers(add, monkeypatch):
     monkeypatch.setattr(blas, "_gemm", lambda dtype: None)
     a, b = _whole((3, 4), "float32"), _whole((4, 5), "float32")
     out = np.full((3, 5), 1.0 if add else np.nan, np.float32)
-    multiply(a, b, out, add=add)
+    Blas().multiply(a, b, out, add=add)
     np.testing.assert_array_equal(out, a @ b + float(add))

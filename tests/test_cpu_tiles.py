@@ -9,7 +9,7 @@ import portaloss
 from portaloss import functional
 from portaloss.backends.cpu import tiles
 from portaloss.backends.cpu.tiles import Pass, merge_axes
-from portaloss.reference.notation import Scaled, Sum
+from portaloss.reference.lazy import LazyProduct, LazySum
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -186,9 +186,9 @@ def test_a_negative_variance_is_found_in_the_last_tile() -> None:
 
 def test_parts_of_a_sum_count_as_often_as_they_are_broadcast() -> None:
     rows, columns = np.arange(6.0).reshape(6, 1), np.arange(5000.0)
-    items = Sum((Scaled(columns, 2.0, 4.0), rows, Scaled(rows, columns, -1.0)))
+    items = LazySum((LazyProduct(columns, 2.0, 4.0), rows, LazyProduct(rows, columns, -1.0)))
     expected = rows + columns / 2 - rows * columns
     np.testing.assert_array_equal(np.asarray(items), expected)
     assert tiles.sum_of(items) == expected.sum()
-    assert tiles.sum_of(Sum((rows, columns))) == (rows + columns).sum()
-    assert tiles.sum_of(Sum((np.full(5000, np.nan), np.zeros((0, 1))))) == 0.0  # it is there no time
+    assert tiles.sum_of(LazySum((rows, columns))) == (rows + columns).sum()
+    assert tiles.sum_of(LazySum((np.full(5000, np.nan), np.zeros((0, 1))))) == 0.0  # it is there no time

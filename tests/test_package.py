@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy
 import pytest
 
 import portaloss
@@ -78,6 +81,30 @@ def test_modules_without_torch_say_what_is_missing():
             print(error)
     """
     assert "torch" in run(BLOCKED + textwrap.dedent(program))
+
+
+def test_a_clone_reads_its_own_book_and_an_installed_package_its_own(tmp_path):
+    """In a clone's root Python finds portaloss/ there, before the installed one; the book lies beside it, not in it."""
+    installed, clone = tmp_path / "site-packages", tmp_path / "clone"
+    for root, book in ((installed, "portaloss/reference"), (clone, "reference")):
+        shutil.copytree(ROOT / "portaloss", root / "portaloss")
+        shutil.copytree(ROOT / "reference", root / book)
+    program = """
+        import pydoc
+        import portaloss
+        assert "huber" in dir(portaloss.reference)
+        assert "bounded force" in pydoc.render_doc(portaloss.reference.huber)
+        import portaloss.reference.mse as mse
+        print(mse.__file__)
+    """
+    # -S: an editable install, as of this tree, would find portaloss.reference by a hook of its own
+    command = [sys.executable, "-S", "-c", textwrap.dedent(program)]
+    path = os.pathsep.join([str(installed), str(Path(numpy.__file__).parents[1])])
+    for folder, book in ((clone, clone / "reference"), (tmp_path, installed / "portaloss" / "reference")):
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert Path(done.stdout.strip()) == book / "mse.py"
 
 
 def test_ten_lines_of_the_readme_run():

@@ -9,7 +9,6 @@ import pytest
 import portaloss
 from portaloss import DTYPES, LOSSES, LossKind, LossReduction, select
 from portaloss.kinds import Direction
-from portaloss.plan import _make_plan
 
 
 def huber(**changes):
@@ -40,14 +39,14 @@ def test_discriminants_are_stable():
         "MULTILABEL_SOFT_MARGIN",
         "FUSED_LINEAR_CROSS_ENTROPY",
     ]
-    assert [LossKind(number).name for number in range(20)] == expected
-    assert len(LossKind) == 20
+    assert [kind.name for kind in LossKind] == expected
+    assert [int(kind) for kind in LossKind] == list(range(len(expected)))
     assert {reduction.name: int(reduction) for reduction in LossReduction} == {"NONE": 0, "MEAN": 1, "SUM": 2}
 
 
-def test_the_catalogue_has_480_skus():
+def test_the_catalogue_has_every_sku():
     skus = list(portaloss.skus())
-    assert len(skus) == len(set(skus)) == 20 * 4 * 3 * 2
+    assert len(skus) == len(set(skus)) == len(LossKind) * 4 * 3 * 2
     assert set(LOSSES) == set(LossKind)
 
 
@@ -215,11 +214,6 @@ def test_workspace_size_bounds_the_memory_that_is_used(kind, dtype):
         tracemalloc.stop()
     scratch = peak - sum(gradient.nbytes for gradient in gradients.values())
     assert scratch <= plan.workspace_size({name: array.shape for name, array in operands.items()})
-
-
-def test_plans_are_made_once():
-    _make_plan.cache_clear()
-    assert huber(delta=2.0) is huber(delta=2.0)
 
 
 def test_a_plan_that_is_kept_does_not_pass_for_another_type():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from portaloss.arrange.rowwise import cross_entropy
-from portaloss.arrange.views import Arranged, Array, Operands, Options, View, apply, as_is, batch, single
-from portaloss.checks import Shape, dtype_name, is_floating, require_floating, scalar_type
+from portaloss.arrange.views import Arrangement, Layout, Operands, Options, Spec, Specs, View, as_is, batch, single
+from portaloss.checks import Shape, is_floating, require_classes_in_range, require_floating, scalar_type
 
 #: What PyTorch's matrix product calls its elements.
 _C_TYPES = {
@@ -19,7 +17,7 @@ _C_TYPES = {
 }
 
 
-def linear_cross_entropy(options: Options, operands: Operands) -> Arranged:
+def linear_cross_entropy(options: Options, operands: Specs) -> Layout:
     """(N, D) and (C, d1, ..., D), and what cross-entropy takes beside logits (N, C, d1, ...)."""
     input, weight, target = operands["input"], operands["linear_weight"], operands["target"]
     if input.ndim not in (1, 2):
@@ -43,9 +41,7 @@ def linear_cross_entropy(options: Options, operands: Operands) -> Arranged:
         )
     _require_one_dtype(operands)
     rows = () if unbatched else (input.shape[0],)
-    # the logits exist only as a shape: what cross-entropy checks is checked on a stand-in that takes no memory
-    logits = np.broadcast_to(np.zeros((), input.dtype), (*rows, classes, *extra))
-    checked = {"input": logits, "target": target}
+    checked = {"input": Spec((*rows, classes, *extra), input.dtype), "target": target}
     if "weight" in operands:
         checked["weight"] = operands["weight"]
     inner = cross_entropy(options, checked)
@@ -60,16 +56,16 @@ def linear_cross_entropy(options: Options, operands: Operands) -> Arranged:
         views["input"] = batch
         views["token_weight"] = single
         views["target"] = batch if is_floating(target) else single
-    return Arranged(apply(operands, views), inner.items_shape, None, views, single if unbatched else as_is)
+    return Layout(inner.items_shape, None, views, single if unbatched else as_is)
 
 
-def _require_token_weight(token_weight: Array, items_shape: Shape) -> None:
+def _require_token_weight(token_weight: Spec, items_shape: Shape) -> None:
     if token_weight.shape != items_shape:
         raise RuntimeError(f"expected token_weight shape {items_shape}, one weight a target, got {token_weight.shape}")
     require_floating("token_weight", token_weight)
 
 
-def _require_one_dtype(operands: Operands) -> None:
+def _require_one_dtype(operands: Specs) -> None:
     input, weight, bias = operands["input"], operands["linear_weight"], operands.get("linear_bias")
     if bias is not None and not input.dtype == weight.dtype == bias.dtype:
         first, second = (bias, input) if bias.dtype != input.dtype else (input, weight)
@@ -78,9 +74,20 @@ def _require_one_dtype(operands: Operands) -> None:
             "linear_weight and linear_bias must be of one dtype"
         )
     if weight.dtype != input.dtype:
-        first_type, second_type = (_C_TYPES.get(dtype_name(array), dtype_name(array)) for array in (input, weight))
+        first_type, second_type = (_C_TYPES.get(array.dtype, array.dtype) for array in (input, weight))
         raise RuntimeError(
             f"expected m1 and m2 to have the same dtype, but got: {first_type} != {second_type}: input and "
             "linear_weight must be of one dtype"
         )
     require_floating("input", input)
+
+
+def check_linear_classes(options: Options, operands: Operands) -> None:
+    """The values of class targets; distributions may hold any."""
+    target = operands["target"]
+    if not is_floating(target):
+        classes = operands["linear_weight"].shape[0]
+        require_classes_in_range("target", target, classes, ignore_index=options["ignore_index"])
+
+
+LINEAR_CROSS_ENTROPY = Arrangement(linear_cross_entropy, check_linear_classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portaloss.arrange.views import Arranged, Operands, Options, View, apply, lead
+from portaloss.arrange.views import Arrangement, Layout, Operands, Options, Specs, View, lead
 from portaloss.checks import (
     Shape,
     broadcast_shape,
@@ -20,34 +20,27 @@ from portaloss.checks import (
 )
 
 
-def _align(operands: Operands, full: Shape, **views: View) -> Arranged:
-    for name, array in operands.items():
-        if name not in views and array.ndim < len(full):
-            views[name] = lead(len(full) - array.ndim)
-    return Arranged(apply(operands, views), full, views=views)
+def _align(operands: Specs, full: Shape, **views: View) -> Layout:
+    for name, spec in operands.items():
+        if name not in views and spec.ndim < len(full):
+            views[name] = lead(len(full) - spec.ndim)
+    return Layout(full, views=views)
 
 
-def alike(options: Options, operands: Operands) -> Arranged:
+def alike(options: Options, operands: Specs) -> Layout:
     """Operands in the order in which PyTorch broadcasts them."""
     del options
-    full: Shape | None = None
-    for array in operands.values():  # the common case first: all of one shape
-        if full is None:
-            full = array.shape
-        elif array.shape != full:
-            full = broadcast_shape(**{name: array.shape for name, array in operands.items()})
-            return _align(operands, full)
-    return Arranged(dict(operands), full or ())
+    return _align(operands, broadcast_shape(**{name: spec.shape for name, spec in operands.items()}))
 
 
-def target_first(options: Options, operands: Operands) -> Arranged:
+def target_first(options: Options, operands: Specs) -> Layout:
     """As ``alike``, where PyTorch broadcasts the target with the input and not the other way round."""
     if operands["input"].shape != operands["target"].shape:
         broadcast_shape(target=operands["target"].shape, input=operands["input"].shape)
     return alike(options, operands)
 
 
-def weighted(options: Options, operands: Operands) -> Arranged:
+def weighted(options: Options, operands: Specs) -> Layout:
     """Input and target, and maybe a weight of input's very shape."""
     input, weight = operands["input"], operands.get("weight")
     if weight is not None:
@@ -60,7 +53,7 @@ def weighted(options: Options, operands: Operands) -> Arranged:
     return alike(options, operands)
 
 
-def bce(options: Options, operands: Operands) -> Arranged:
+def bce(options: Options, operands: Specs) -> Layout:
     """Probabilities."""
     input, target, weight = operands["input"], operands["target"], operands.get("weight")
     require_bce_sizes(input, target, weight)
@@ -71,7 +64,6 @@ def bce(options: Options, operands: Operands) -> Arranged:
         raise RuntimeError(
             f"Found dtype {scalar_type(target)} but expected {scalar_type(input)}: target must have input's dtype"
         )
-    check_probabilities(options, operands)
     return alike(options, operands)
 
 
@@ -82,7 +74,7 @@ def check_probabilities(options: Options, operands: Operands) -> None:
     require_unit_interval("target", operands["target"])
 
 
-def bce_with_logits(options: Options, operands: Operands) -> Arranged:
+def bce_with_logits(options: Options, operands: Specs) -> Layout:
     """Logits."""
     input, target = operands["input"], operands["target"]
     require_logits_sizes(input, target)
@@ -101,13 +93,13 @@ def bce_with_logits(options: Options, operands: Operands) -> Arranged:
     return alike(options, operands)
 
 
-def kl_div(options: Options, operands: Operands) -> Arranged:
+def kl_div(options: Options, operands: Specs) -> Layout:
     """Log-probabilities, and probabilities or their logarithms."""
     require_no_integers(**operands)
     return target_first(options, operands)
 
 
-def margin_ranking(options: Options, operands: Operands) -> Arranged:
+def margin_ranking(options: Options, operands: Specs) -> Layout:
     """Two scores and a sign, with as many axes each."""
     input1, input2, target = operands["input1"], operands["input2"], operands["target"]
     require_ranks_alike(input1, input2, target)
@@ -116,27 +108,25 @@ def margin_ranking(options: Options, operands: Operands) -> Arranged:
     return alike(options, operands)
 
 
-def gaussian_nll(options: Options, operands: Operands) -> Arranged:
+def gaussian_nll(options: Options, operands: Specs) -> Layout:
     """A mean, a target, and a variance of one of four forms."""
     input, target, var = operands["input"], operands["target"], operands["var"]
-    check_variance(options, operands)
-    views: dict[str, View] = {}
+    one_a_row = False
     if var.shape != input.shape:
-        if var.shape == input.shape[:-1] and input.ndim:  # one variance for each row
-            views["var"] = lambda array: array[..., None]
-        else:
+        one_a_row = var.shape == input.shape[:-1] and input.ndim > 0
+        if not one_a_row:
             differing = [v for i, v in zip(input.shape, var.shape, strict=False) if i != v]
             if var.ndim != input.ndim or sum(differing) != 1:
                 raise ValueError(
                     f"var is of incorrect size: got {var.shape}, expected {input.shape}, that without its last axis, "
                     "or with 1 in place of one axis"
                 )
-    var_shape = views["var"](var).shape if views else var.shape
+    var_shape = (*var.shape, 1) if one_a_row else var.shape
     full = broadcast_shape(input=input.shape, target=target.shape, var=var_shape)
-    if views:
-        axes = len(full) - len(var_shape)
-        views["var"] = lambda array: array[(None,) * axes + (..., None)]
-    return _align(operands, full, **views)
+    if not one_a_row:
+        return _align(operands, full)
+    index = (None,) * (len(full) - len(var_shape)) + (..., None)
+    return _align(operands, full, var=lambda array: array[index])
 
 
 def are_probabilities(operands: Operands) -> bool:
@@ -155,3 +145,13 @@ def check_variance(options: Options, operands: Operands) -> None:
     var = distinct(operands["var"])
     if not is_from_0_to(var, float("inf")) and (var < 0).any():
         raise ValueError("var has negative entry/entries")
+
+
+ALIKE = Arrangement(alike)
+TARGET_FIRST = Arrangement(target_first)
+WEIGHTED = Arrangement(weighted)
+BCE = Arrangement(bce, check_probabilities, are_probabilities)
+BCE_WITH_LOGITS = Arrangement(bce_with_logits)
+KL_DIV = Arrangement(kl_div)
+MARGIN_RANKING = Arrangement(margin_ranking)
+GAUSSIAN_NLL = Arrangement(gaussian_nll, check_variance, is_variance)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from portaloss.arrange.views import (
-    Arranged,
-    Array,
+    Arrangement,
+    Layout,
     Operands,
     Options,
+    Spec,
+    Specs,
     View,
     after,
-    apply,
     batch,
     classes,
     feature_axis_last,
@@ -31,17 +32,18 @@ from portaloss.checks import (
 # A class target, or a distribution over classes.
 
 
-def nll(options: Options, operands: Operands) -> Arranged:
+def nll(options: Options, operands: Specs) -> Layout:
     """Log-probabilities and classes."""
+    del options
     input, target = operands["input"], operands["target"]
     if input.ndim < 1:
         raise ValueError("Expected 1 or more dimensions (got 0): input must have a class axis")
     require_floating("input", input)
     _require_class_targets(input, target)
-    return _classified(options, operands)
+    return _classified(operands)
 
 
-def cross_entropy(options: Options, operands: Operands) -> Arranged:
+def cross_entropy(options: Options, operands: Specs) -> Layout:
     """Logits and classes, or distributions of the logits' shape."""
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
@@ -59,10 +61,10 @@ def cross_entropy(options: Options, operands: Operands) -> Arranged:
         if input.ndim < 1:
             raise ValueError("Expected 1 or more dimensions (got 0): input must have a class axis")
         _require_class_targets(input, target)
-    return _classified(options, operands)
+    return _classified(operands)
 
 
-def _require_class_targets(input: Array, target: Array) -> None:
+def _require_class_targets(input: Spec, target: Spec) -> None:
     """The shape and dtype of classes, as PyTorch checks them: each rank of input has its own text."""
     expected = (input.shape[0], *input.shape[2:]) if input.ndim > 1 else ()
     if input.ndim > 1 and (target.ndim == 0 or target.shape[0] != input.shape[0]):
@@ -83,22 +85,21 @@ def _require_class_targets(input: Array, target: Array) -> None:
         raise RuntimeError(f"size mismatch (got input: {list(input.shape)} , target: {list(target.shape)})")
     if input.ndim > 1 and target.shape != expected:
         raise RuntimeError(f"Expected target size {list(expected)}, got {list(target.shape)}")
-    if "int" not in str(target.dtype):
+    if "int" not in target.dtype:
         raise RuntimeError(
             f"expected target dtype to be Long or Byte, but got {scalar_type(target)}: target holds class indices, for "
             "it is not of input's shape"
         )
 
 
-def _classified(options: Options, operands: Operands) -> Arranged:
+def _classified(operands: Specs) -> Layout:
     input, target = operands["input"], operands["target"]
     count = input.shape[min(input.ndim - 1, 1)]
     soft = is_floating(target)
     if "weight" in operands:
         _require_class_weight(operands["weight"], count, input, soft=soft)
-    check_classes(options, operands)
     views, items_shape = _class_target_views(operands)
-    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+    return Layout(items_shape, 1, views, row if items_shape else row_unbatched)
 
 
 def check_classes(options: Options, operands: Operands) -> None:
@@ -109,7 +110,7 @@ def check_classes(options: Options, operands: Operands) -> None:
         require_classes_in_range("target", target, count, ignore_index=options["ignore_index"])
 
 
-def _require_class_weight(weight: Array, count: int, input: Array, *, soft: bool) -> None:
+def _require_class_weight(weight: Spec, count: int, input: Spec, *, soft: bool) -> None:
     if weight.shape != (count,):
         shape = list(weight.shape)
         if input.ndim > 2 and not soft:
@@ -125,7 +126,7 @@ def _require_class_weight(weight: Array, count: int, input: Array, *, soft: bool
         require_scalar_type("weight", weight, "input", input)
 
 
-def _class_target_views(operands: Operands) -> tuple[dict[str, View], Shape]:
+def _class_target_views(operands: Specs) -> tuple[dict[str, View], Shape]:
     input, soft = operands["input"], is_floating(operands["target"])
     views: dict[str, View] = {"weight": classes(max(input.ndim, 2))}
     if input.ndim == 1:
@@ -140,7 +141,7 @@ def _class_target_views(operands: Operands) -> tuple[dict[str, View], Shape]:
 # Margins between classes.
 
 
-def multi_margin(options: Options, operands: Operands) -> Arranged:
+def multi_margin(options: Options, operands: Specs) -> Layout:
     """Scores and classes."""
     input, target, weight = operands["input"], operands["target"], operands.get("weight")
     require_floating("input", input)
@@ -159,13 +160,12 @@ def multi_margin(options: Options, operands: Operands) -> Arranged:
     require_integer("target", target)
     if weight is not None:
         require_scalar_type("weight", weight, "input", input)
-    check_margin_class(options, operands)
     views: dict[str, View] = {
         "input": feature_axis_last(input.ndim),
         "target": row if target.ndim else row_unbatched,
         "weight": batch,
     }
-    return Arranged(apply(operands, views), target.shape, 1, views, views["target"])
+    return Layout(target.shape, 1, views, views["target"])
 
 
 def check_margin_class(options: Options, operands: Operands) -> None:
@@ -176,7 +176,7 @@ def check_margin_class(options: Options, operands: Operands) -> None:
     require_classes_in_range("target", operands["target"], count, text="target out of range")
 
 
-def multilabel_margin(options: Options, operands: Operands) -> Arranged:
+def multilabel_margin(options: Options, operands: Specs) -> Layout:
     """Scores and sets of classes, both (C) or (N, C)."""
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
@@ -184,11 +184,10 @@ def multilabel_margin(options: Options, operands: Operands) -> Arranged:
     if target.shape != input.shape:
         raise RuntimeError(f"inconsistent target size: {list(target.shape)} for input of size: {list(input.shape)}")
     require_integer("target", target)
-    check_class_set(options, operands)
     view = feature_axis_last(input.ndim)
     views = {"input": view, "target": view}
     items_shape = input.shape[:-1]
-    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+    return Layout(items_shape, 1, views, row if items_shape else row_unbatched)
 
 
 def check_class_set(options: Options, operands: Operands) -> None:
@@ -200,7 +199,7 @@ def check_class_set(options: Options, operands: Operands) -> None:
     require_classes_in_range("target", operands["target"], count, padding=True, text=text)
 
 
-def _require_scores(input: Array) -> None:
+def _require_scores(input: Spec) -> None:
     if input.ndim > 2 or (input.ndim and input.shape[-1] == 0):
         raise RuntimeError(
             f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(input.shape)}"
@@ -210,7 +209,7 @@ def _require_scores(input: Array) -> None:
 # Features last, and as many axes before them as one likes.
 
 
-def multilabel_soft_margin(options: Options, operands: Operands) -> Arranged:
+def multilabel_soft_margin(options: Options, operands: Specs) -> Layout:
     """Logits and targets from 0 to 1."""
     del options
     input, target = operands["input"], operands["target"]
@@ -229,13 +228,13 @@ def multilabel_soft_margin(options: Options, operands: Operands) -> Arranged:
     return _features(operands, full)
 
 
-def triplet_margin(options: Options, operands: Operands) -> Arranged:
+def triplet_margin(options: Options, operands: Specs) -> Layout:
     """Anchor, positive and negative."""
     del options
     return _features(operands, triplet_shape(operands["anchor"], operands["positive"], operands["negative"]))
 
 
-def triplet_shape(anchor: Array, positive: Array, negative: Array) -> Shape:
+def triplet_shape(anchor: Spec, positive: Spec, negative: Spec) -> Shape:
     """The shape that a triplet broadcasts to."""
     if not anchor.ndim == positive.ndim == negative.ndim:
         raise RuntimeError(
@@ -247,7 +246,7 @@ def triplet_shape(anchor: Array, positive: Array, negative: Array) -> Shape:
     return broadcast_shape(positive=near, negative=far)
 
 
-def _features(operands: Operands, full: Shape) -> Arranged:
+def _features(operands: Specs, full: Shape) -> Layout:
     """Operands that broadcast together, features last."""
     rank = len(full)
     last = feature_axis_last(rank)
@@ -255,10 +254,10 @@ def _features(operands: Operands, full: Shape) -> Arranged:
     for name, array in operands.items():
         views[name] = last if array.ndim == rank else after(lead(rank - array.ndim), last)
     items_shape = full[:-1]
-    return Arranged(apply(operands, views), items_shape, 1, views, row if items_shape else row_unbatched)
+    return Layout(items_shape, 1, views, row if items_shape else row_unbatched)
 
 
-def cosine_embedding(options: Options, operands: Operands) -> Arranged:
+def cosine_embedding(options: Options, operands: Specs) -> Layout:
     """Two rows (D) or (N, D), and a sign for each."""
     del options
     input1, input2, target = operands["input1"], operands["input2"], operands["target"]
@@ -275,4 +274,13 @@ def cosine_embedding(options: Options, operands: Operands) -> Arranged:
     items_shape = broadcast_shape(target=target.shape, input=full[:-1])
     view = feature_axis_last(len(full))
     views = {"input1": view, "input2": view, "target": row if target.ndim else row_unbatched}
-    return Arranged(apply(operands, views), items_shape, 1, views, views["target"])
+    return Layout(items_shape, 1, views, views["target"])
+
+
+NLL = Arrangement(nll, check_classes)
+CROSS_ENTROPY = Arrangement(cross_entropy, check_classes)
+MULTI_MARGIN = Arrangement(multi_margin, check_margin_class)
+MULTILABEL_MARGIN = Arrangement(multilabel_margin, check_class_set)
+MULTILABEL_SOFT_MARGIN = Arrangement(multilabel_soft_margin)
+TRIPLET_MARGIN = Arrangement(triplet_margin)
+COSINE_EMBEDDING = Arrangement(cosine_embedding)

@@ -1,10 +1,11 @@
-"""Arrangements, and the views that they are made of."""
+"""The layout of a call, the views that it is made of, and what a kind knows about both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from portaloss.checks import Shape
 
@@ -14,24 +15,46 @@ Operands = Mapping[str, Array]
 Options = Mapping[str, Any]
 
 
+class Spec(NamedTuple):
+    """What is known of an operand without its values."""
+
+    shape: Shape
+    dtype: str  #: ``"float32"``, ``"int64"``, ...
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+Specs = Mapping[str, Spec]
+
+
 def as_is(array: Array) -> Array:
     """The identity."""
     return array
 
 
-@dataclass  # not frozen: that takes a microsecond more, which is much of a small call
-class Arranged:
-    """The operands of one call as a chapter takes them."""
+@dataclass(frozen=True)
+class Layout:
+    """How operands of certain shapes become what a chapter takes. It serves all operands of these shapes and dtypes."""
 
-    operands: dict[str, Array]  #: views, or copies where a chapter takes another form (CTC's concatenated targets)
     items_shape: Shape  #: of the result with reduction none
     axis: int | None = None  #: the class axis, which items do not span; None for pointwise losses
-    views: dict[str, View] = field(default_factory=dict)  #: where it is not the identity
+    views: Mapping[str, View] = field(default_factory=dict)  #: by the operand's name; the identity where there is none
     items_as: View = as_is
 
-    def of(self, operands: Operands) -> Arranged:
-        """The same arrangement of other operands, of the same shapes and dtypes."""
-        return Arranged(apply(operands, self.views), self.items_shape, self.axis, self.views, self.items_as)
+    def of(self, operands: Operands) -> dict[str, Array]:
+        """The operands as the chapter takes them."""
+        views = self.views
+        if not views:
+            return dict(operands)
+        return {name: views[name](array) if name in views else array for name, array in operands.items()}
 
     def view(self, name: str, array: Array) -> Array:
         """An array of the shape in which the user gave the operand, seen in the chapter's shape."""
@@ -42,11 +65,19 @@ class Arranged:
         return self.items_as(array)
 
 
-def apply(operands: Operands, views: dict[str, View]) -> dict[str, Array]:
-    """The operands, each seen through its view."""
-    if not views:
-        return dict(operands)
-    return {name: views[name](array) if name in views else array for name, array in operands.items()}
+@dataclass(frozen=True)
+class Arrangement:
+    """What a kind checks, and how it arranges operands. Shapes are looked at once, values in every call.
+
+    ``shapes`` is given no values, so that its result can be kept; what it does not look at, ``values`` must.
+    """
+
+    #: Check shapes and dtypes, and lay the operands out.
+    shapes: Callable[[Options, Specs], Layout]
+    #: Check what the operands hold; None where they may hold anything. They come in the shapes that the user gave.
+    values: Callable[[Options, Operands], None] | None = None
+    #: Whether a part of the operands passes ``values`` at one look. False means that ``values`` must decide.
+    quick: Callable[[Operands], bool] | None = None
 
 
 def lead(axes: int) -> View:

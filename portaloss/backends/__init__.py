@@ -1,6 +1,6 @@
-"""Backends: what runs a plan. One folder each, and one line in ``_MODULES``; loaded on first use.
+"""Backends: the arithmetic behind ``engine``. One folder each, and one line in ``_MODULES``; loaded on first use.
 
-A backend is a module with the functions of ``Backend``. It takes and gives arrays of the library it is called with.
+A backend is a module with the names of ``Backend``. It takes and gives arrays of the library it is called with.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
-if TYPE_CHECKING:
-    from portaloss.plan import Plan, Precision
+from portaloss.arrange import Layout, Spec
+from portaloss.plan import Plan, Precision
 
 _MODULES = {
     "cpu": "portaloss.backends.cpu.backend",
@@ -20,22 +20,40 @@ _MODULES = {
 }
 
 
-@dataclass
-class Forward:
-    """What a forward pass gives."""
+class Call(Protocol):
+    """One call: operands whose values have been checked, and the arithmetic on them."""
 
-    value: Any
-    #: For an upstream gradient of 1, where they were wanted and the pass could give them; else None.
-    gradients: dict[str, Any] | None = None
-    #: Whether the gradients may be multiplied by another upstream gradient. 16-bit ones may not: they are rounded, and
-    #: what underflowed is lost. They are computed again.
-    scalable: bool = False
-    #: What return_extras asks for, one value an item each: log_probs, entropy, accuracy, logsumexp.
-    extras: tuple[Any, ...] | None = None
+    operands: dict[str, Any]  #: in the chapter's shapes
+    extras: tuple[Any, ...] | None  #: what linear cross-entropy found out about each row, if it was asked to
+    xp: Any  #: the library that divisors are computed with: numpy or torch
+
+    def scale(self, upstream: Any, by: Any) -> Any:
+        """upstream / by, which derivatives are multiplied by: a number, or one for each item."""
+
+    def each(self, upstream: Any) -> Any:
+        """An upstream gradient of one number an item, in the chapter's shape of items."""
+
+    def run(
+        self, wants: Collection[str] = (), *, items: bool = False, scale: Any = None, offset: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """One pass: items, or what a sum is made of; and the gradients of the operands in ``wants``.
+
+        Args:
+            wants: the operands to differentiate.
+            items: whether to return the items, in the loss's shape and dtype; else their sum in float64, or for CTC
+                float64 items.
+            scale: what ``scale`` or ``each`` gave; None for 1.
+            offset: taken off each derivative by the weight.
+        """
+
+    def rounded(self, value: Any) -> Any:
+        """A float64 number in the loss's dtype, as an array of the operands' library."""
 
 
 class Backend(Protocol):
     """What a backend's module offers."""
+
+    Call: Any  #: makes a ``Call`` of a ``Prepared`` and operands by name; with ``now``, checks all values at once
 
     def unavailable(self) -> str | None:
         """None where the backend can run on this machine, else the reason."""
@@ -52,19 +70,24 @@ class Backend(Protocol):
     def workspace_size(self, plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """An upper bound for the scratch memory of a call, in bytes, beyond its results."""
 
-    def forward(self, plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
-        """The loss, and maybe the gradients of the operands in ``wants`` with it."""
+    def settle(self, plan: Plan, operands: Mapping[str, Spec], layout: Layout) -> Any:
+        """What depends on shapes and dtypes alone, to be kept for other calls of the same."""
 
-    def backward(
-        self, plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]
-    ) -> dict[str, Any]:
-        """The gradients of the operands in ``wants``."""
+    def rescale(self, gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:
+        """A forward pass's gradients times an upstream gradient, in place; None where they must be computed again."""
 
-    def rescale(self, early: Forward, upstream: Any) -> dict[str, Any] | None:
-        """A forward pass's gradients times an upstream gradient, in place; None where ``backward`` must be asked."""
 
-    def check(self, plan: Plan, operands: Mapping[str, Any]) -> None:
-        """Raise what is wrong with the operands."""
+@dataclass(frozen=True)
+class Prepared:
+    """A plan for operands of certain shapes and dtypes. It holds no arrays, and serves all calls of these shapes."""
+
+    plan: Plan
+    layout: Layout
+    backend: Backend
+    differentiable: tuple[str, ...]  #: the operands that have a gradient
+    item_options: Mapping[str, Any]  #: the options that a chapter takes
+    divisor: float | None  #: what the sum of the items is divided by; None where the operands' values decide it
+    known: Any  #: what the backend keeps
 
 
 def names() -> tuple[str, ...]:

@@ -120,18 +120,9 @@ def eager(spec: Spec) -> tuple[Callable[..., Any], str]:
 
 def function_of(spec: Spec) -> Callable[..., Any]:
     """PyTorch's function of the operands by name."""
-    import torch.nn.functional as F  # noqa: N812  # its name everywhere
+    from portaloss import pytorch
 
-    if spec.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY and not hasattr(F, spec.loss.function):
-        return _unfused  # older releases have only the two functions that it fuses
-    function: Callable[..., Any] = getattr(F, spec.loss.function)
-    return function
-
-
-def _unfused(input: Any, linear_weight: Any, target: Any) -> Any:
-    import torch.nn.functional as F  # noqa: N812  # its name everywhere
-
-    return F.cross_entropy(F.linear(input, linear_weight), target)
+    return pytorch.function(spec.loss)
 
 
 def _widened(loss: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.catalogue import Loss
-from portaloss.kinds import LossKind, LossReduction
+from portaloss.kinds import LossReduction
 from portaloss.parity.samples import Case
 from portaloss.plan import differentiable
 
@@ -40,18 +40,20 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
     """PyTorch's loss for each reduction, and the gradients of every operand for the upstream gradients."""
     import torch
 
+    from portaloss import pytorch
+
     results = Eager()
     wants = differentiable(loss, case.operands)
     for reduction in LossReduction:
         tensors = {name: _tensor(array) for name, array in case.operands.items()}
         with _quiet(), _one_thread():
             try:
-                value = _call(loss, case, tensors, reduction)
+                value = pytorch.loss(loss, tensors, case.options, reduction.name.lower())
                 results.losses[reduction] = _array(value)
                 # forward alone first: some gradients are not implemented where the loss is
                 for name in wants:
                     tensors[name].requires_grad_(True)
-                value = _call(loss, case, tensors, reduction)
+                value = pytorch.loss(loss, tensors, case.options, reduction.name.lower())
                 inputs = [tensors[name] for name in wants]
                 upstream = _tensor(upstreams[reduction]).reshape(value.shape).to(value.dtype)
                 gradients = torch.autograd.grad(value, inputs, upstream, allow_unused=True)
@@ -62,23 +64,6 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
             for name, tensor, gradient in zip(wants, inputs, gradients, strict=True)
         }
     return results
-
-
-def _call(loss: Loss, case: Case, tensors: dict[str, Any], reduction: LossReduction) -> Any:
-    import torch.nn.functional as F  # noqa: N812  # its name everywhere
-
-    extensions = {row.name for row in loss.operands if row.extension}
-    extensions |= {option.name for option in loss.options if option.extension}
-    if extensions & {*case.operands, *case.options}:
-        raise NotImplementedError("PyTorch does not have it")
-    options: dict[str, Any] = {"reduction": reduction.name.lower(), **case.options}
-    if options.pop("batchmean", False) and reduction is LossReduction.MEAN:
-        options["reduction"] = "batchmean"
-    if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        from portaloss.torch_ops import composites
-
-        return composites.linear_cross_entropy(tensors, options, options.pop("reduction"))
-    return getattr(F, loss.function)(**tensors, **options)
 
 
 def _tensor(array: Array) -> Any:

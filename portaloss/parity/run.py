@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss import arrays, backends
+from portaloss import arrays, backends, engine
+from portaloss.arrange import specs
 from portaloss.backends.poison import poisoned
 from portaloss.catalogue import LOSSES, SKU, Loss
+from portaloss.engine import Executable, select
 from portaloss.kinds import Direction, LossKind, LossReduction
 from portaloss.machine import device, versions
 from portaloss.parity import eager, samples
@@ -26,7 +28,6 @@ from portaloss.parity.compare import Comparison, bound, compare
 from portaloss.parity.lines import Line
 from portaloss.parity.samples import Case
 from portaloss.parity.truth import Expected, Truth
-from portaloss.plan import Plan, select
 
 Array = npt.NDArray[Any]
 
@@ -204,16 +205,17 @@ class Trial:
         return Outcome(Comparison(worst.ulp, relative, worst.index, worst.mismatch), outcome.what)
 
 
-def _early(plan: Plan, operands: dict[str, Any], upstream: Any, wants: tuple[str, ...]) -> dict[str, Any]:
+def _early(plan: Executable, operands: dict[str, Any], upstream: Any, wants: tuple[str, ...]) -> dict[str, Any]:
     """The gradients that come with the loss, as autograd uses them: for an upstream of 1, and multiplied by another."""
-    early = plan.forward_with_gradients(operands, wants)
+    prepared = engine.prepare(plan, specs(operands))
+    early = engine.forward(prepared, operands, wants)
     if early.gradients is None:
         return {}
     results = {
         name + _EARLY: gradient.clone() if arrays.is_tensor(gradient) else gradient.copy()
         for name, gradient in early.gradients.items()
     }
-    rescaled = plan.rescale(early, upstream)
+    rescaled = engine.rescale(prepared, early.gradients, upstream)
     return results | {name + _RESCALED: gradient for name, gradient in (rescaled or {}).items()}
 
 
@@ -281,7 +283,7 @@ class _Entry:
 
 
 @lru_cache(maxsize=4096)
-def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Plan:
+def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Executable:
     return select(sku.kind, dtype=sku.dtype, reduction=sku.reduction, backend=backend, **dict(options))
 
 

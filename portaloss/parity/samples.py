@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss import arrays
+from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, SKU, Domain, Extent, Family, Loss, Operand
 from portaloss.kinds import LossKind
 from portaloss.parity import draws, sequences
@@ -97,14 +98,12 @@ def accepted(loss: Loss) -> tuple[Recipe, ...]:
     Raises:
         ValueError, RuntimeError: a shape that every loss must take was refused.
     """
-    from portaloss.arrange import arrange
-
     kept = []
     for recipe in sequences.recipes(loss) if loss.family is Family.CTC else recipes(loss):
         made = _make(loss, "float32", recipe, 0)
         defaults = {option.name: option.default for option in loss.options}
         try:
-            arrange(loss, {**defaults, **made.options}, made.operands)
+            loss.arrangement.shapes({**defaults, **made.options}, specs(made.operands))
         except (ValueError, RuntimeError, IndexError, NotImplementedError):
             if not recipe.tentative:
                 raise

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from portaloss.arrange import Arranged, arrange
+from portaloss.arrange import Layout, specs
+from portaloss.arrange.sequence import pad_labels
 from portaloss.catalogue import Divisor, Family, Loss
 from portaloss.checks import is_floating
 from portaloss.divisor import counts, divisor
@@ -24,7 +25,7 @@ from portaloss.kinds import LossReduction
 from portaloss.parity import draws
 from portaloss.parity.samples import Case
 from portaloss.plan import differentiable
-from portaloss.reference.notation import OneHot
+from portaloss.reference.lazy import OneHot
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +55,8 @@ class Truth:
             for name, array in case.operands.items()
         }
         with np.errstate(all="ignore"):
-            self._arranged = arrange(loss, self._options, self._operands)
+            self._layout = loss.arrangement.shapes(self._options, specs(self._operands))
+            self._arranged = arranged(loss, self._layout, self._operands)
             self._terms: _Terms = (
                 _LinearTerms(self._arranged, self._options, self.wants)
                 if loss.family is Family.LINEAR_CROSS_ENTROPY
@@ -64,7 +66,7 @@ class Truth:
     @property
     def items_shape(self) -> tuple[int, ...]:
         """The shape of the loss with reduction none."""
-        return self._arranged.items_shape
+        return self._layout.items_shape
 
     @property
     def items_size(self) -> int:
@@ -81,11 +83,10 @@ class Truth:
 
     def gradients(self, reduction: LossReduction, upstream: Array) -> dict[str, Expected]:
         """The gradients of the operands that have one, for an upstream gradient of the loss's shape."""
-        arranged = self._arranged
         incoming = upstream.astype(np.float64)
         with np.errstate(all="ignore"):
             if reduction is LossReduction.NONE:
-                per_item = arranged.items_view(incoming)
+                per_item = self._layout.items_view(incoming)
             else:
                 per_item = np.broadcast_to(incoming.reshape(()) * self._scale(reduction), self._terms.items.shape)
             gradients = {}
@@ -101,7 +102,7 @@ class Truth:
 
     @cached_property
     def _divisor(self) -> Array:
-        return np.asarray(divisor(self._loss, self._options, self._arranged))
+        return np.asarray(divisor(self._loss, self._options, self._arranged, self.items_shape, np))
 
     def _scale(self, reduction: LossReduction) -> float | Array:
         """What the mean multiplies each derivative by."""
@@ -115,29 +116,40 @@ class Truth:
         return np.where(counted, np.nan, 0.0)
 
     def _of_items_shape(self, items: Array) -> Array:
-        result = np.empty(self._arranged.items_shape)
-        self._arranged.items_view(result)[...] = items.reshape(self._arranged.items_view(result).shape)
+        result = np.empty(self.items_shape)
+        view = self._layout.items_view(result)
+        view[...] = items.reshape(view.shape)
         return result
 
     def _of_shape(self, name: str, gradient: Array) -> Array:
         result = np.empty(self._operands[name].shape)
-        view = self._arranged.view(name, result)
+        view = self._layout.view(name, result)
         view[...] = gradient.reshape(view.shape)
         return result
+
+
+def arranged(loss: Loss, layout: Layout, operands: Mapping[str, Array]) -> dict[str, Array]:
+    """The operands as a chapter takes them: CTC's labels are padded."""
+    given = layout.of(operands)
+    if loss.family is Family.CTC:
+        given["targets"] = pad_labels(given["targets"], given["target_lengths"])
+    return given
 
 
 class _Terms:
     """Items and derivatives in the chapter's shapes."""
 
-    def __init__(self, loss: Loss, arranged: Arranged, options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
-        self._operands = arranged.operands
+    def __init__(
+        self, loss: Loss, operands: Mapping[str, Array], options: Mapping[str, Any], wants: tuple[str, ...]
+    ) -> None:
+        self._operands = operands
         self._loss = loss
         chapter = importlib.import_module(f"portaloss.reference.{loss.name}")
-        known = {option.name: options[option.name] for option in loss.options if option.changes_items}
-        items, derivatives = getattr(chapter, loss.name)(**arranged.operands, **known, wants=wants)
+        known = loss.item_options(options)
+        items, derivatives = getattr(chapter, loss.name)(**operands, **known, wants=wants)
         sizes: tuple[Array, Mapping[str, Array]] = (items, derivatives)
         if hasattr(chapter, "magnitudes"):
-            sizes = chapter.magnitudes(**arranged.operands, **known)
+            sizes = chapter.magnitudes(**operands, **known)
         self.items: Array = np.asarray(items)
         self.item_magnitudes: Array = np.broadcast_to(np.abs(sizes[0]), self.items.shape)
         self._one_hot = {name: value for name, value in derivatives.items() if isinstance(value, OneHot)}
@@ -173,9 +185,8 @@ class _LinearTerms(_Terms):
     says. A product with a gradient then sums |terms| again.
     """
 
-    def __init__(self, arranged: Arranged, options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
+    def __init__(self, given: Mapping[str, Array], options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
         chapter = importlib.import_module("portaloss.reference.cross_entropy")
-        given = arranged.operands
         self._x = given["input"]
         classes, *inner, features = given["linear_weight"].shape
         self._shape = (classes, *inner)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Kinds made of operators that autocast leaves alone. All others are computed in float32 at least.
-_LEFT_ALONE = frozenset({"GAUSSIAN_NLL", "MULTILABEL_SOFT_MARGIN"})
+from portaloss.catalogue import LOSSES, Autocast
 
 _NARROW = (torch.float16, torch.bfloat16)
+
+#: By a kind's name, which a tracer of Python takes for a constant; with the function's name.
+_RULES = {kind.name: (entry.autocast.name, entry.function) for kind, entry in LOSSES.items()}
+_LEFT, _UNSAFE_ON_GPU = Autocast.LEFT.name, Autocast.UNSAFE_ON_GPU.name
 
 
 def cast(kind: str, operands: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -24,11 +27,12 @@ def cast(kind: str, operands: dict[str, Tensor]) -> dict[str, Tensor]:
     device = next(iter(operands.values())).device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return operands
-    if kind == "BCE" and device == "cuda":
+    rule, function = _RULES[kind]
+    if rule == _UNSAFE_ON_GPU and device == "cuda":
         raise RuntimeError(
-            "binary_cross_entropy is unsafe to autocast: probabilities near 0 and 1 are lost in float16. Leave "
+            f"{function} is unsafe to autocast: probabilities near 0 and 1 are lost in float16. Leave "
             "autocast with torch.autocast('cuda', enabled=False), or use binary_cross_entropy_with_logits."
         )
-    if kind in _LEFT_ALONE:
+    if rule == _LEFT:
         return operands
     return {name: value.float() if value.dtype in _NARROW else value for name, value in operands.items()}

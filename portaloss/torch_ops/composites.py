@@ -7,39 +7,117 @@ is PyTorch's function. The others' second derivatives PyTorch has not, or only f
 
 from __future__ import annotations
 
+import importlib
 import math
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
-from portaloss.catalogue import Loss
-from portaloss.kinds import LossKind
+from portaloss import pytorch
+from portaloss.arrange import specs
+from portaloss.catalogue import Domain, Family
+from portaloss.divisor import divisor
+from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan
 
 
 def loss(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     """The loss of a plan, by PyTorch's operators alone."""
-    options = {name: value for name, value in plan.options if name != "return_extras"}
-    reduction = plan.reduction.name.lower()
+    operands = widened(operands, plan)
+    harmless, lost = apart(plan, operands)
+    if lost is None:
+        return _composed(plan, operands)
+    items = _composed(replace(plan, reduction=LossReduction.NONE), harmless)
+    return _reduce(plan, torch.where(lost.reshape(items.shape), float("nan"), items), operands)
+
+
+def _composed(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
+    entry, options, reduction = plan.loss, plan.values, plan.reduction.name.lower()
     own = _OWN.get(plan.kind)
-    if plan.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        operands = widened(operands, plan.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # portaloss.functional has warned already
-        if own is not None:
-            return own(operands, options, reduction)
-        if options.pop("batchmean", False) and reduction == "mean":
-            reduction = "batchmean"
-        value: Tensor = getattr(F, plan.loss.function)(**operands, **options, reduction=reduction)
+    if own is not None:
+        return own(operands, options, reduction)
+    if not entry.in_torch:
+        return by_definition(plan, operands)
+    return pytorch.loss(entry, operands, options, reduction)
+
+
+def apply(plan: Plan, operands: Mapping[str, Tensor]) -> Any:
+    """The loss, as a caller gets it: a pair with return_extras."""
+    value = loss(plan, operands)
+    if not plan.values.get("return_extras"):
         return value
+    harmless, lost = apart(plan, operands)
+    log_probs, *extras = linear_cross_entropy_extras(harmless, plan.values)
+    if lost is not None:
+        log_probs = torch.where(lost.reshape(log_probs.shape), float("nan"), log_probs)
+    return value, (log_probs, *extras)
 
 
-def widened(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Floating operands in another dtype: that of a plan for a wider loss than its operands."""
+def by_definition(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
+    """The definition in the kind's chapter, reduced."""
+    entry, options = plan.loss, plan.values
+    layout = entry.arrangement.shapes(options, specs(operands))
+    chapter = importlib.import_module(f"portaloss.reference.{entry.name}")
+    items: Tensor = chapter.definition(**layout.of(operands), **entry.item_options(options), xp=torch)
+    return _reduce(plan, items.reshape(layout.items_shape), operands)
+
+
+def _reduce(plan: Plan, items: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
+    if plan.reduction is LossReduction.NONE:
+        return items
+    if plan.reduction is LossReduction.SUM:
+        return items.sum()
+    layout = plan.loss.arrangement.shapes(plan.values, specs(operands))
+    quotient: Tensor = items / divisor(plan.loss, plan.values, layout.of(operands), layout.items_shape, torch)
+    return quotient.sum().to(items.dtype)
+
+
+def apart(plan: Plan, operands: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor | None]:
+    """Operands whose targets are all in range, and a mask of the items whose weren't: ``check_targets("nan")``.
+
+    On the CPU PyTorch's operators raise IndexError, and the mask is None. On a GPU they would end the process.
+    """
+    targets = {operand.domain: operand.name for operand in plan.loss.operands}
+    if plan.backend == "cpu":
+        return operands, None
+    if Domain.CLASS_SET in targets:
+        target = operands["target"]
+        listed = (target >= 0).long().cumprod(-1).bool()  # up to the first negative label, which must be -1
+        wrong = torch.where(listed, target >= operands["input"].shape[-1], (target != -1) & _ends(listed))
+        lost = wrong.any(-1)
+        return {**operands, "target": torch.where(listed & ~lost[..., None], target, -1)}, lost
+    if Domain.LABEL in targets:
+        padded = _padded_labels(operands, plan.values["blank"])
+        wrong = (padded < 0) | (padded >= operands["log_probs"].shape[-1])
+        harmless = {**operands, "targets": torch.where(wrong, plan.values["blank"], padded)}
+        return harmless, wrong.any(1)
+    if Domain.CLASS_INDEX not in targets or operands["target"].is_floating_point():
+        return operands, None
+    target, matrix = operands["target"], operands.get("linear_weight")
+    classes = operands["input"].shape[:2][-1] if matrix is None else matrix.shape[0]
+    lost = (target < 0) | (target >= classes)
+    if "ignore_index" in plan.values:
+        lost = lost & (target != plan.values["ignore_index"])
+    return {**operands, "target": torch.where(lost, 0, target)}, lost
+
+
+def _ends(listed: Tensor) -> Tensor:
+    """Where along the last axis the list of classes has just ended."""
+    before = torch.cat([torch.ones_like(listed[..., :1]), listed[..., :-1]], -1)
+    return before & ~listed
+
+
+def widened(operands: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """The operands in a plan's dtype, where the loss may be of a wider one than they are."""
+    return in_dtype(operands, plan.dtype) if plan.loss.family is Family.LINEAR_CROSS_ENTROPY else dict(operands)
+
+
+def in_dtype(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Floating operands in another dtype."""
     wide = getattr(torch, dtype)
     return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
 
@@ -155,9 +233,7 @@ def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping
 
 
 def _linear_logits(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-    input, weight, bias = operands["input"], operands["linear_weight"], operands.get("linear_bias")
-    logits = F.linear(input, weight.reshape(-1, weight.shape[-1]), None if bias is None else bias.reshape(-1))
-    logits = logits.reshape(*input.shape[:-1], *weight.shape[:-1])
+    logits = pytorch.linear_logits(operands["input"], operands["linear_weight"], operands.get("linear_bias"))
     cap = options.get("softcap", 0.0)
     return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -180,25 +256,17 @@ def _ctc(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: 
     PyTorch's derivative, exp(log_probs) - posterior, is not that of the value: it takes log_probs to come out of a
     log-softmax, and exp(log_probs) is what the log-softmax would take off. A term that is always 0 has that derivative.
     """
-    log_probs, targets, blank = operands["log_probs"], operands["targets"], options["blank"]
+    log_probs, blank = operands["log_probs"], options["blank"]
     batched = log_probs.ndim == 3
     x = log_probs if batched else log_probs.unsqueeze(1)
-    steps, samples, _ = x.shape
+    steps = len(x)
     used, lengths = (
         operands[name].to(x.device, torch.int64).reshape(-1) for name in ("input_lengths", "target_lengths")
     )
-    targets = targets.to(x.device, torch.int64)
-    if targets.ndim == 1 and batched:  # one after another
-        first = lengths.cumsum(0) - lengths
-        count = targets.shape[0]
-        where = (first[:, None] + torch.arange(count, device=x.device)).clamp(max=max(count - 1, 0))
-        targets = targets[where] if count else targets.new_zeros(samples, 0)
-    else:
-        targets = targets.reshape(samples, targets.shape[-1])
+    targets = _padded_labels(operands, blank)
     longest = targets.shape[1]
-    targets = torch.where(torch.arange(longest, device=x.device) < lengths[:, None], targets, blank)
     blanks = torch.full_like(targets, blank)
-    pairs = torch.stack([blanks, targets], 2).reshape(samples, 2 * longest)
+    pairs = torch.stack([blanks, targets], 2).reshape(len(targets), 2 * longest)
     states = torch.cat([pairs, torch.full_like(lengths, blank)[:, None]], 1)
     index = torch.arange(2 * longest + 1, device=x.device)
     before = torch.cat([states[:, :2], states[:, :-2]], 1)[:, : 2 * longest + 1]
@@ -233,6 +301,20 @@ def _ctc(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: 
     return _reduced(items if batched else items[0], reduction)
 
 
+def _padded_labels(operands: Mapping[str, Tensor], blank: int) -> Tensor:
+    """The labels (N, S) of all samples, with blanks beyond a sample's length."""
+    log_probs, targets = operands["log_probs"], operands["targets"].to(operands["log_probs"].device, torch.int64)
+    lengths = operands["target_lengths"].to(log_probs.device, torch.int64).reshape(-1)
+    if targets.ndim == 1 and log_probs.ndim == 3:  # one sample's after the other's
+        first = lengths.cumsum(0) - lengths
+        count = targets.shape[0]
+        where = (first[:, None] + torch.arange(count, device=log_probs.device)).clamp(max=max(count - 1, 0))
+        targets = targets[where] if count else targets.new_zeros(len(lengths), 0)
+    else:
+        targets = targets.reshape(len(lengths), targets.shape[-1])
+    return torch.where(torch.arange(targets.shape[1], device=log_probs.device) < lengths[:, None], targets, blank)
+
+
 def _log_sum_exp(x: Tensor) -> Tensor:
     """Along the first axis; -inf, with derivatives of 0, where all are."""
     largest = x.detach().amax(0)
@@ -251,33 +333,3 @@ _OWN: Mapping[LossKind, _Composite] = {
     LossKind.CTC: _ctc,
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }
-
-
-def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # it has no annotations
-
-
-def items_shape(loss: Loss, operands: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The shape of the loss with reduction none, from shapes alone; sizes may be symbols."""
-    shapes = [tuple(operand.shape) for operand in operands.values()]
-    first = shapes[0]
-    target = tuple(operands["target"].shape) if "target" in operands else ()
-    if loss.kind is LossKind.CTC:
-        return first[1:2] if len(first) == 3 else ()
-    if loss.kind is LossKind.FUSED_LINEAR_CROSS_ENTROPY:
-        logits = first[:-1] + tuple(operands["linear_weight"].shape[:-1])
-        return logits[: len(first) - 1] + logits[len(first) :]
-    if loss.kind in (LossKind.NLL, LossKind.CROSS_ENTROPY):
-        return first[:1] + first[2:] if len(first) > 1 else ()
-    if loss.kind is LossKind.MULTI_MARGIN:
-        return target
-    if loss.kind is LossKind.MULTILABEL_MARGIN:
-        return first[:-1]
-    if loss.kind is LossKind.COSINE_EMBEDDING:
-        return _broadcast(_broadcast(*shapes[:2])[:-1], target)
-    full = _broadcast(*shapes)
-    if loss.kind in (LossKind.MULTILABEL_SOFT_MARGIN, LossKind.TRIPLET_MARGIN):
-        return full[:-1]
-    if loss.kind is LossKind.GAUSSIAN_NLL:
-        return _broadcast(*shapes[:2])
-    return full

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from portaloss.plan import Plan, differentiable
-from portaloss.torch_ops import composites
+from portaloss import engine
+from portaloss.backends import Prepared
+from portaloss.torch_ops import gradients
 
 
-def apply(plan: Plan, operands: dict[str, Any]) -> Any:
+def apply(prepared: Prepared, operands: dict[str, Any]) -> Any:
     """The loss of tensors, with its gradients known to autograd where any operand requires one.
 
     Where the plan has return_extras, a pair of the loss and of these.
@@ -20,36 +21,25 @@ def apply(plan: Plan, operands: dict[str, Any]) -> Any:
         RuntimeError: an operand without a gradient requires one, as PyTorch raises.
     """
     requiring = [name for name, value in operands.items() if value.requires_grad] if torch.is_grad_enabled() else []
+    wants = gradients.wanted(prepared.plan.loss, prepared.differentiable, requiring)
     if not requiring:
-        with _named(plan.loss.name):
-            forward = plan.forward_with_gradients(operands, ())
+        with _named(prepared, ""):
+            forward = engine.forward(prepared, operands)
         return forward.value if forward.extras is None else (forward.value, forward.extras)
-    possible = differentiable(plan.loss, operands)
-    for name in requiring:
-        if name not in possible and name in _REFUSED:
-            raise RuntimeError(
-                f"The function '{plan.loss.function}' is not differentiable with respect to argument '{name}'. "
-                "This input cannot have requires_grad True."
-            )
-    wants = tuple([name for name in requiring if name in possible])
-    result = _Loss.apply((plan, tuple(operands), wants), *operands.values())  # type: ignore[no-untyped-call]  # torch's
+    result = _Loss.apply((prepared, tuple(operands), wants), *operands.values())  # type: ignore[no-untyped-call]  # torch's
     return (result[0], result[1:]) if isinstance(result, tuple) else result
-
-
-#: What PyTorch refuses to differentiate, rather than leave without a gradient.
-_REFUSED = frozenset({"weight", "pos_weight", "token_weight", "normalizer"})
 
 
 class _Loss(torch.autograd.Function):
     """Forward with gradients in the same pass where that is cheaper; backward scales them, or computes them."""
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Plan, tuple[str, ...], tuple[str, ...]], *tensors: torch.Tensor) -> Any:
-        plan, names, wants = call  # in one argument, since torch takes its time over each
-        operands = dict(zip(names, tensors, strict=True))
-        with _named(plan.loss.name):
-            result = plan.forward_with_gradients(operands, wants)
-        ctx.call, ctx.early = call, result
+    def forward(ctx: Any, call: tuple[Prepared, tuple[str, ...], tuple[str, ...]], *tensors: torch.Tensor) -> Any:
+        prepared, names, wants = call  # in one argument, since torch takes its time over each
+        with _named(prepared, ""):
+            result = engine.forward(prepared, dict(zip(names, tensors, strict=True)), wants)
+        # the gradients alone: the loss refers to ctx, so that a reference to it would keep all of them alive
+        ctx.call, ctx.early = call, result.gradients
         ctx.save_for_backward(*tensors)
         if result.extras is None:
             return result.value
@@ -59,24 +49,24 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *of_extras: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         del of_extras  # they have no derivative
-        plan, names, wants = ctx.call
+        prepared, names, wants = ctx.call
         operands = dict(zip(names, ctx.saved_tensors, strict=True))
-        if composites.are_asked(upstream):
-            found = composites.gradients(plan, operands, wants, upstream)
-            by_name = dict(zip(wants, found, strict=True))
-            return None, *[by_name.get(name) for name in names]
-        with _named(f"{plan.loss.name}_backward"):
-            early, ctx.early = ctx.early, None  # they belong to the first backward pass
-            gradients = None
-            if early is not None and early.gradients is not None:
-                gradients = plan.rescale(early, upstream)
-            if gradients is None:
-                gradients = plan.backward(upstream, wants=wants, **operands)
-        return None, *[gradients.get(name) for name in names]
+        early, ctx.early = ctx.early, None  # they belong to the first backward pass
+        with _named(prepared, "_backward"):
+            found = gradients.flowing(
+                prepared.plan,
+                operands,
+                wants,
+                upstream,
+                early,
+                rescale=lambda early: engine.rescale(prepared, early, upstream),
+                compute=lambda: engine.backward(prepared, operands, upstream, wants),
+            )
+        return None, *[found.get(name) for name in names]
 
 
-def _named(name: str) -> AbstractContextManager[object]:
+def _named(prepared: Prepared, suffix: str) -> AbstractContextManager[object]:
     """What a profiler shows; nothing where none is watching, since it would cost microseconds."""
     if torch.autograd.profiler._is_profiler_enabled:
-        return torch.profiler.record_function(f"portaloss::{name}")
+        return torch.profiler.record_function(f"portaloss::{prepared.plan.loss.name}{suffix}")
     return nullcontext()

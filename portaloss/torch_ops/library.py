@@ -1,7 +1,8 @@
 """Each kind as an operator of PyTorch's: what compilers, exporters, profilers and tensor subclasses see.
 
-``torch.ops.portaloss.huber(input, target, weight, reduction, delta)`` and ``huber_backward``, which has the upstream
-gradient before and ``wants`` after these. Schemas come from the catalogue.
+``torch.ops.portaloss.huber(input, target, weight, reduction, delta, wants)`` returns the loss and the gradients of the
+operands in ``wants`` for an upstream gradient of 1, if these come from the same pass. ``huber_backward``, which has the
+upstream gradient before these, computes gradients alone. Schemas come from the catalogue.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portaloss import backends
+from portaloss import backends, engine
+from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, Loss
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan, as_reduction, differentiable, make_plan, result_dtype
-from portaloss.torch_ops import composites
+from portaloss.torch_ops import gradients
 
 NAMESPACE = "portaloss"
 
@@ -29,23 +31,22 @@ class Operator:
         self.names = tuple(row.name for row in loss.operands)
         #: (name, default, type in a schema). Extras are another operator's, so that each returns one thing.
         self.options = tuple(
-            (option.name, option.default, _schema_type(option))
+            (option.name, option.default, option.type.__name__)
             for option in loss.options
             if option.name != "return_extras"
         )
         forward, backward = f"{NAMESPACE}::{loss.name}", f"{NAMESPACE}::{loss.name}_backward"
         operands = ", ".join(f"Tensor{'?' if row.optional else ''} {row.name}" for row in loss.operands)
         options = "".join(f", {kind} {name}" for name, _, kind in self.options)
-        torch.library.define(forward, f"({operands}, str reduction{options}) -> Tensor")
-        torch.library.define(
-            backward, f"(Tensor upstream, {operands}, str reduction{options}, str[] wants) -> Tensor[]"
-        )
+        arguments = f"{operands}, str reduction{options}, str[] wants"
+        torch.library.define(forward, f"({arguments}) -> (Tensor, Tensor[])")
+        torch.library.define(backward, f"(Tensor upstream, {arguments}) -> Tensor[]")
         torch.library.impl(forward, "default", self._forward)
         torch.library.impl(backward, "default", self._backward)
         torch.library.register_fake(forward, self._forward_fake)
         torch.library.register_fake(backward, self._backward_fake)
-        torch.library.register_autograd(forward, self._forward_gradients, setup_context=_save)
-        torch.library.register_autograd(backward, self._backward_gradients, setup_context=_save)
+        torch.library.register_autograd(forward, self._flowing, setup_context=_save)
+        torch.library.register_autograd(backward, self._refuse)
         torch.library.register_vmap(forward, self._forward_vmap)
         torch.library.register_vmap(backward, self._backward_vmap)
         ops = getattr(torch.ops, NAMESPACE)
@@ -54,92 +55,75 @@ class Operator:
 
     # What they compute
 
-    def plan(self, operands: dict[str, Tensor], arguments: Sequence[Any]) -> Plan:
-        """The plan of a call; arguments are the reduction and the options, in the schema's order."""
-        reduction, *values = arguments
+    def split(self, arguments: Sequence[Any]) -> tuple[Plan, dict[str, Tensor], tuple[str, ...]]:
+        """The plan of a call, the operands that there are, and whose gradients are wanted."""
+        count = len(self.names)
+        given = zip(self.names, arguments[:count], strict=True)
+        operands = {name: value for name, value in given if value is not None}
+        reduction, *values, wants = arguments[count:]
         device = operands[self.names[0]].device.type
         options = tuple((name, value) for (name, _, _), value in zip(self.options, values, strict=True))
         dtype = result_dtype(self.loss, operands)
-        return make_plan(self.loss.kind, dtype, as_reduction(reduction), backends.for_device(device), options)
+        backend = backends.for_device("cpu" if device == "meta" else device)
+        return make_plan(self.loss.kind, dtype, as_reduction(reduction), backend, options), operands, tuple(wants)
 
-    def split(self, arguments: Sequence[Any]) -> tuple[dict[str, Tensor], Sequence[Any]]:
-        """The operands that there are, and the other arguments."""
-        count = len(self.names)
-        given = zip(self.names, arguments[:count], strict=True)
-        return {name: value for name, value in given if value is not None}, arguments[count:]
-
-    def _forward(self, *arguments: Any) -> Tensor:
-        operands, rest = self.split(arguments)
-        value: Tensor = self.plan(operands, rest).forward(**operands)
-        return value
+    def _forward(self, *arguments: Any) -> tuple[Tensor, list[Tensor]]:
+        plan, operands, wants = self.split(arguments)
+        early = _early(plan, operands, wants)
+        forward = engine.forward(engine.prepare(plan, specs(operands)), operands, early)
+        return forward.value, [forward.gradients[name] for name in early] if forward.gradients else []
 
     def _backward(self, upstream: Tensor, *arguments: Any) -> list[Tensor]:
-        operands, rest = self.split(arguments)
-        wants = tuple(rest[-1])
-        found = self.plan(operands, rest[:-1]).backward(upstream, wants=wants, **operands)
+        plan, operands, wants = self.split(arguments)
+        found = engine.backward(engine.prepare(plan, specs(operands)), operands, upstream, wants)
         return [found[name] for name in wants]
 
-    def _forward_fake(self, *arguments: Any) -> Tensor:
-        operands, rest = self.split(arguments)
-        none = as_reduction(rest[0]) is LossReduction.NONE
-        shape = composites.items_shape(self.loss, operands) if none else ()
-        dtype = getattr(torch, result_dtype(self.loss, operands))
-        return operands[self.names[0]].new_empty(shape, dtype=dtype)
+    def _forward_fake(self, *arguments: Any) -> tuple[Tensor, list[Tensor]]:
+        plan, operands, wants = self.split(arguments)
+        shape = items_shape(plan, operands) if plan.reduction is LossReduction.NONE else ()
+        value = operands[self.names[0]].new_empty(shape, dtype=getattr(torch, plan.dtype))
+        return value, [torch.empty_like(operands[name]) for name in _early(plan, operands, wants)]
 
     def _backward_fake(self, upstream: Tensor, *arguments: Any) -> list[Tensor]:
         del upstream
-        operands, rest = self.split(arguments)
-        return [torch.empty_like(operands[name]) for name in rest[-1]]
+        _, operands, wants = self.split(arguments)
+        return [torch.empty_like(operands[name]) for name in wants]
 
     # Their derivatives
 
-    def _forward_gradients(self, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        arguments = _restored(ctx)
-        operands, _ = self.split(arguments)
+    def _flowing(self, ctx: Any, upstream: Tensor, of_early: Any) -> tuple[Any, ...]:
+        del of_early  # these have no derivative
+        arguments, early = _restored(ctx)
+        plan, operands, _ = self.split(arguments)
         possible = differentiable(self.loss, operands)
-        needed = zip(self.names, ctx.needs_input_grad, strict=False)
-        wants = [name for name, need in needed if need and name in possible]
-        found = dict(zip(wants, self.backward(upstream, *arguments, wants), strict=True)) if wants else {}
+        wants = tuple(
+            name for name, need in zip(self.names, ctx.needs_input_grad, strict=False) if need and name in possible
+        )
+        computed = _early(plan, operands, tuple(arguments[-1]))
+        found = gradients.flowing(
+            plan,
+            operands,
+            wants,
+            upstream,
+            dict(zip(computed, early, strict=True)) if set(wants) <= set(computed) else None,
+            rescale=lambda early: {name: gradient * upstream for name, gradient in early.items()},
+            compute=lambda: dict(
+                zip(wants, self.backward(upstream, *arguments[:-1], list(wants)), strict=True) if wants else ()
+            ),
+        )
         return *(found.get(name) for name in self.names), *(None for _ in arguments[len(self.names) :])
 
-    def _backward_gradients(self, ctx: Any, upstreams: Sequence[Tensor | None]) -> tuple[Any, ...]:
-        upstream, *arguments = _restored(ctx)
-        operands, rest = self.split(arguments)
-        wants = tuple(rest[-1])
-        names = tuple(name for name, need in zip(self.names, ctx.needs_input_grad[1:], strict=False) if need)
-        further = torch.is_grad_enabled()
-        with torch.enable_grad():
-            for name, value in operands.items():
-                if name in names:  # through this, whether or not the graph goes on before it
-                    operands[name] = value.view_as(value)
-                elif name in wants:  # the caller's own does not require a gradient, and is left so
-                    operands[name] = value.detach().requires_grad_()
-            upstream = upstream.view_as(upstream)
-            first = composites.gradients(self.plan(operands, rest[:-1]), operands, wants, upstream)
-            pairs = [
-                (one, given)
-                for one, given in zip(first, upstreams, strict=True)
-                if one is not None and given is not None and one.requires_grad
-            ]
-            inputs = ([upstream] if ctx.needs_input_grad[0] else []) + [operands[name] for name in names]
-            second: Sequence[Any] = [None] * len(inputs)
-            if pairs:
-                second = torch.autograd.grad(
-                    [one for one, _ in pairs],
-                    inputs,
-                    [given for _, given in pairs],
-                    create_graph=further,
-                    allow_unused=True,
-                )
-        of_upstream = second[0] if ctx.needs_input_grad[0] else None
-        found = dict(zip(names, second[len(second) - len(names) :], strict=True))
-        return of_upstream, *(found.get(name) for name in self.names), *(None for _ in rest)
+    def _refuse(self, ctx: Any, *upstreams: Any) -> Any:
+        del ctx, upstreams
+        name = f"torch.ops.{NAMESPACE}.{self.loss.name}"
+        raise RuntimeError(f"{name}_backward has no derivative: differentiate {name} with create_graph=True")
 
     # One call for each of a batch: an axis more would mean something else to most kinds
 
-    def _forward_vmap(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
-        calls = _unbatched(info.batch_size, in_dims, arguments)
-        return torch.stack([self.forward(*call) for call in calls]), 0
+    def _forward_vmap(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        calls = [self.forward(*call) for call in _unbatched(info.batch_size, in_dims, arguments)]
+        early = [torch.stack(parts) for parts in zip(*(of_one for _, of_one in calls), strict=True)]
+        return (torch.stack([value for value, _ in calls]), early), (0, [0] * len(early))
 
     def _backward_vmap(self, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         calls = [self.backward(*call) for call in _unbatched(info.batch_size, in_dims, arguments)]
@@ -147,10 +131,16 @@ class Operator:
         return stacked, [0] * len(stacked)
 
 
-def _schema_type(option: Any) -> str:
-    if isinstance(option.default, bool):
-        return "bool"
-    return "int" if isinstance(option.default, int) and option.name != "p" else "float"
+def _early(plan: Plan, operands: dict[str, Tensor], wants: tuple[str, ...]) -> tuple[str, ...]:
+    """The wanted gradients that come with the loss: all or none. Not those of 16 bits, which cannot be multiplied."""
+    if any(operands[name].element_size() < 4 for name in wants):
+        return ()
+    return engine.early_gradients(plan, wants)
+
+
+def items_shape(plan: Plan, operands: dict[str, Tensor]) -> tuple[int, ...]:
+    """The shape of the loss with reduction none, from shapes alone; sizes may be symbols."""
+    return plan.loss.arrangement.shapes(plan.values, specs(operands)).items_shape
 
 
 def _unbatched(size: int, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[list[Any]]:
@@ -160,16 +150,18 @@ def _unbatched(size: int, in_dims: Sequence[int | None], arguments: Sequence[Any
     ]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Tensors as autograd keeps them, the rest as it is."""
-    del output
-    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    """Tensors as autograd keeps them, the gradients that came with the loss last; the rest as it is."""
+    early = output[1]
+    ctx.mark_non_differentiable(*early)
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *early)
     ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
 
 
-def _restored(ctx: Any) -> list[Any]:
+def _restored(ctx: Any) -> tuple[list[Any], list[Tensor]]:
     tensors = iter(ctx.saved_tensors)
-    return [next(tensors) if other is None else other[0] for other in ctx.others]
+    arguments = [next(tensors) if other is None else other[0] for other in ctx.others]
+    return arguments, list(tensors)
 
 
 OPERATORS: dict[LossKind, Operator] = {kind: Operator(loss) for kind, loss in LOSSES.items()}
@@ -198,14 +190,15 @@ def _define_extras() -> Callable[..., Sequence[Tensor]]:
         backend = backends.for_device(operands["input"].device.type)
         known = (*options.items(), ("return_extras", True))
         plan = make_plan(loss.kind, result_dtype(loss, operands), LossReduction.SUM, backend, known)
-        extras = plan.forward_with_gradients(operands, ()).extras
+        extras = engine.forward(engine.prepare(plan, specs(operands)), operands).extras
         assert extras is not None, "the plan asks for them"
         return extras
 
     def fake(*arguments: Any) -> tuple[Tensor, ...]:
-        operands, _ = given(arguments)
+        operands, options = given(arguments)
         dtype = torch.float64 if result_dtype(loss, operands) == "float64" else torch.float32
-        shape = composites.items_shape(loss, operands)
+        plan = make_plan(loss.kind, result_dtype(loss, operands), LossReduction.NONE, "cpu", tuple(options.items()))
+        shape = items_shape(plan, operands)
         return tuple(operands["input"].new_empty(shape, dtype=dtype) for _ in range(4))
 
     torch.library.impl(name, "default", run)
@@ -216,21 +209,34 @@ def _define_extras() -> Callable[..., Sequence[Tensor]]:
 
 _EXTRAS = _define_extras()
 
-#: A kind's name -> what ``call`` needs, in types that a tracer of Python takes for constants.
-_CALLS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], tuple[tuple[str, Any, str], ...]]] = {
-    kind.name: (operator.forward, operator.names, operator.options) for kind, operator in OPERATORS.items()
+#: A kind's name -> what ``call`` needs, in types that a tracer of Python takes for constants: the operator, the names
+#: of operands, the options, and the names of operands that may have a gradient, each with an operand that must float.
+_CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[tuple[str, Any, str], ...], tuple[Any, ...]]] = {
+    kind.name: (
+        operator.forward,
+        operator.names,
+        operator.options,
+        tuple((row.name, row.differentiable_with or row.name) for row in operator.loss.differentiable),
+    )
+    for kind, operator in OPERATORS.items()
 }
 
 
 def call(kind: str, reduction: str, operands: dict[str, Tensor], options: dict[str, Any]) -> Any:
     """A loss as one operator in whatever graph is being made; with return_extras a second one for these."""
-    operator, names, known = _CALLS[kind]
+    operator, names, known, possible = _CALLS[kind]
     arguments: list[Any] = [operands.get(name) for name in names]
     arguments.append(reduction)
     for name, default, schema in known:
         value = options.get(name, default)
         arguments.append(float(value) if schema == "float" else value)
-    value = operator(*arguments)
+    wants = []
+    if torch.is_grad_enabled():
+        for name, floating in possible:
+            operand = operands.get(name)
+            if operand is not None and operand.requires_grad and operands[floating].is_floating_point():
+                wants.append(name)
+    value, _ = operator(*arguments, wants)
     if not options.get("return_extras", False):
         return value
     detached = [None if operands.get(name) is None else operands[name].detach() for name in _EXTRAS_OPERANDS]

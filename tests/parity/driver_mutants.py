@@ -192,10 +192,10 @@ def _(patch):
 
 @mutant("gradient of the linear weight is the last chunk's", K.FUSED_LINEAR_CROSS_ENTROPY)
 def _(patch):
-    from portaloss.backends.cpu import linear_cross_entropy
+    from portaloss.backends.cpu.blas import Blas
 
-    right = linear_cross_entropy.multiply
-    patch.setattr(linear_cross_entropy, "multiply", lambda a, b, out, *, add=False, by_torch=False: right(a, b, out))
+    right = Blas.multiply
+    patch.setattr(Blas, "multiply", lambda self, a, b, out, *, add=False: right(self, a, b, out))
 
 
 def _compute(patch, operands_of, upstream_of=lambda upstream: upstream):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from portaloss import arrays
-from portaloss.arrange import arrange
+from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, Domain, Family, Loss, Operand, Option
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.parity import samples
@@ -54,7 +54,7 @@ def test_every_case_is_accepted_and_every_float_is_of_the_dtype(kind):
     loss = LOSSES[kind]
     defaults = {option.name: option.default for option in loss.options}
     for case in samples.cases(kind, "bfloat16"):
-        arrange(loss, {**defaults, **case.options}, case.operands)
+        loss.arrangement.shapes({**defaults, **case.options}, specs(case.operands))
         for array in case.operands.values():
             assert array.dtype.name == "bfloat16" or array.dtype.kind == "i"
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from portaloss.reference.cross_entropy import cross_entropy
+from portaloss.reference.lazy import OneHot
 from portaloss.reference.multi_margin import multi_margin
 from portaloss.reference.multilabel_margin import multilabel_margin
 from portaloss.reference.nll import divisor
-from portaloss.reference.notation import OneHot
 from portaloss.reference.rows import rows, sum_rows, unrows
 
 from .class_targets import (

@@ -1,13 +1,13 @@
-"""check_targets in the Triton backend: nan by default, the CPU's IndexError if asked for, and the CPU's results."""
+"""check_targets in the Triton backend: nan by default, in kernels and compositions; the CPU's IndexError if asked."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from portaloss import check_targets
+from portaloss import backends, check_targets, functional, select
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import differentiable, make_plan
+from portaloss.torch_ops import composites
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(4, 3, generator=GENERATOR, dtype=torch.float64)
@@ -47,26 +47,52 @@ CASES = {
 
 
 def plan_of(kind, reduction, backend):
-    return make_plan(kind, "float64", reduction, backend, ())
+    return select(kind, dtype="float64", reduction=reduction, backend=backend)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("reduction", LossReduction)
-def test_the_cpu_means_the_same_by_nan(case, reduction):
+def test_kernels_and_compositions_give_nan_to_the_same_items(case, reduction):
     kind, operands = CASES[case]
-    ours, cpu = (plan_of(kind, reduction, backend) for backend in ("triton-interpret", "cpu"))
-    with check_targets(None):
-        value = ours.forward(**operands)
-        upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=torch.float64).reshape(value.shape)
-        gradients = ours.backward(upstream, **operands)
+    plan = plan_of(kind, reduction, "triton-interpret")
+    value = plan.forward(**operands)
     assert value.isnan().reshape(-1)[min(1, value.numel() - 1)]
-    with check_targets("nan"):
-        # float64 and a few terms of the order of 1: 1e-14 is some tens of roundings
-        torch.testing.assert_close(value, cpu.forward(**operands), rtol=1e-13, atol=1e-14, equal_nan=True)
-        expected = cpu.backward(upstream, **operands)
-    for name in differentiable(ours.loss, operands):
-        torch.testing.assert_close(gradients[name], expected[name], rtol=1e-13, atol=1e-14)
-        assert gradients[name].isfinite().all()
+    upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=torch.float64).reshape(value.shape)
+    gradients = plan.backward(upstream, **operands)
+
+    leaves = {name: operand.clone().requires_grad_(name in gradients) for name, operand in operands.items()}
+    composed = composites.loss(plan, leaves)
+    expected = torch.autograd.grad(composed, [leaves[name] for name in gradients], upstream)
+    # float64 and a few terms of the order of 1: 1e-14 is some tens of roundings
+    torch.testing.assert_close(value, composed.detach(), rtol=1e-13, atol=1e-14, equal_nan=True)
+    for (name, gradient), other in zip(gradients.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-13, atol=1e-14, msg=name)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, about itself
+@pytest.mark.parametrize("case", ["cross_entropy, weight", "multi_margin"])
+def test_nan_holds_under_transforms_and_for_higher_derivatives(case, monkeypatch):
+    monkeypatch.setattr(backends, "for_device", lambda device: "triton-interpret")
+    kind, operands = CASES[case]
+    function = {LossKind.CROSS_ENTROPY: functional.cross_entropy, LossKind.MULTI_MARGIN: functional.multi_margin_loss}
+
+    def items(x):
+        rest = {name: operand for name, operand in operands.items() if name != "input"}
+        return function[kind](x, **rest, reduction="none")
+
+    x = operands["input"].clone().requires_grad_()
+    lost = items(x).isnan()
+    assert lost[1]
+    (gradient,) = torch.autograd.grad(items(x).sum(), x, create_graph=True)
+    assert (gradient[lost] == 0).all()
+    (second,) = torch.autograd.grad((gradient**2).sum(), x)
+    assert (second[lost] == 0).all()
+    assert second.isfinite().all()
+    assert torch.equal(torch.func.vmap(items)(torch.stack([x, 2 * x])).isnan(), lost.expand(2, -1))
+    value, slope = torch.func.jvp(items, (operands["input"],), (torch.ones_like(operands["input"]),))
+    assert torch.equal(value.isnan(), lost)
+    assert slope.isfinite().all()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -18,62 +18,103 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss.backends.cpu.casts import copied_by_torch, narrow_into, widen
+from portaloss.backends.cpu.threads import parallel
+from portaloss.backends.cpu.tiles import TILE
+
 Array = npt.NDArray[Any]
 
 _NAMES = {"float32": ("sgemm", ctypes.c_float), "float64": ("dgemm", ctypes.c_double)}
 _MAX_INT = 2**31 - 1  # BLAS takes C ints
 
 
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False, by_torch: bool = False) -> None:
-    """out = a b, or out += a b; all float32, or all float64.
+class Blas:
+    """SciPy's BLAS: products and casts of whole matrices, on all threads."""
 
-    Args:
-        a: (m, k).
-        b: (k, n).
-        out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with a or b.
-        add: whether to add to out.
-        by_torch: whether PyTorch multiplies. All arrays must be those of tensors, and ``is_exact_in_torch`` true.
-    """
-    if not out.size:
-        return
-    if by_torch:
+    #: Whether a product with many columns is faster a few columns at a time.
+    in_parts = False
+    #: Whether a long sum is faster where the result is stored by columns.
+    transposed = True
+
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+        """out = a b, or out += a b; all float32, or all float64.
+
+        Args:
+            a: (m, k).
+            b: (k, n).
+            out: (m, n), a part of a matrix that is stored by rows or by columns; it must not overlap with a or b.
+            add: whether to add to out.
+        """
+        if not out.size:
+            return
+        if not a.shape[1]:
+            if not add:
+                out[...] = 0.0
+            return
+        length = _row_length(out)
+        if length is None:
+            a, b, out = b.T, a.T, out.T
+            length = _row_length(out)
+            if length is None:
+                raise ValueError(f"out must be stored by rows or by columns, but its strides are {out.strides[::-1]}")
+        found = _gemm(out.dtype.name)
+        if found is None:
+            np.add(a @ b, out if add else 0, out=out)
+            return
+        function, number = found
+        # BLAS expects matrices stored by columns, so it sees the transposes: outᵀ = bᵀ aᵀ
+        (first, trans_first, length_first), (second, trans_second, length_second) = _as_seen(b), _as_seen(a)
+        function(
+            trans_first,
+            trans_second,
+            *(_int(size) for size in (out.shape[1], out.shape[0], a.shape[1])),
+            ctypes.byref(number(1.0)),
+            first.ctypes.data,
+            _int(length_first),
+            second.ctypes.data,
+            _int(length_second),
+            ctypes.byref(number(add)),
+            out.ctypes.data,
+            _int(length),
+        )
+
+    def cast(self, values: Array, out: Array) -> None:
+        """out = values, in its own dtype; of the same shape."""
+        if np.may_share_memory(values, out):
+            return  # the values were computed there
+
+        def part(index: int) -> None:
+            tile = slice(index * size, (index + 1) * size)
+            if out.itemsize > values.itemsize:
+                out[tile] = widen(values[tile], out.dtype)
+            else:
+                narrow_into(values[tile], out[tile])
+
+        size = max(1, TILE * len(values) // max(1, values.size))
+        parallel(part, -(-len(values) // size))
+
+
+class TorchBlas(Blas):
+    """PyTorch's BLAS and threads, for arrays that are those of tensors. ``is_exact_in_torch`` must be true."""
+
+    in_parts = True
+    transposed = False
+
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+        """As ``Blas`` does."""
+        if not out.size:
+            return
         torch = sys.modules["torch"]
         product, *factors = map(torch.from_numpy, (out, a, b))
         if add:
             product.addmm_(*factors)
         else:
             torch.mm(*factors, out=product)
-        return
-    if not a.shape[1]:
-        if not add:
-            out[...] = 0.0
-        return
-    length = _row_length(out)
-    if length is None:
-        a, b, out = b.T, a.T, out.T
-        length = _row_length(out)
-        if length is None:
-            raise ValueError(f"out must be stored by rows or by columns, but its strides are {out.strides[::-1]}")
-    found = _gemm(out.dtype.name)
-    if found is None:
-        np.add(a @ b, out if add else 0, out=out)
-        return
-    function, number = found
-    # BLAS expects matrices stored by columns, so it sees the transposes: outᵀ = bᵀ aᵀ
-    (first, trans_first, length_first), (second, trans_second, length_second) = _as_seen(b), _as_seen(a)
-    function(
-        trans_first,
-        trans_second,
-        *(_int(size) for size in (out.shape[1], out.shape[0], a.shape[1])),
-        ctypes.byref(number(1.0)),
-        first.ctypes.data,
-        _int(length_first),
-        second.ctypes.data,
-        _int(length_second),
-        ctypes.byref(number(add)),
-        out.ctypes.data,
-        _int(length),
-    )
+
+    def cast(self, values: Array, out: Array) -> None:
+        """As ``Blas`` does."""
+        if not np.may_share_memory(values, out) and not copied_by_torch(values, out, spread=True):
+            super().cast(values, out)
 
 
 def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:
@@ -143,4 +184,4 @@ def _api(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return function
 
 
-__all__ = ["is_exact_in_torch", "multiply"]
+__all__ = ["Blas", "TorchBlas", "is_exact_in_torch"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss.arrange.sequence import pad_labels
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
 
@@ -33,8 +34,10 @@ def run(
     results = np.zeros(batch)
     if batch == 0:
         return results
+    input_lengths, target_lengths = (operands[name].astype(np.int64) for name in ("input_lengths", "target_lengths"))
+    targets = pad_labels(operands["targets"], target_lengths)
     upstreams = np.broadcast_to(widen(upstream, math) if isinstance(upstream, np.ndarray) else upstream, (batch,))
-    size = max(1, STEP // (2 * operands["targets"].shape[1] + 1))
+    size = max(1, STEP // (2 * targets.shape[1] + 1))
     wants = () if gradient is None else ("log_probs",)
 
     def samples(index: int) -> None:
@@ -42,9 +45,9 @@ def run(
         with np.errstate(all="ignore"):
             values, derivatives = chapter(
                 widen(log_probs[:, part], math),
-                operands["targets"][part],
-                operands["input_lengths"][part],
-                operands["target_lengths"][part],
+                targets[part],
+                input_lengths[part],
+                target_lengths[part],
                 **options,
                 wants=wants,
             )

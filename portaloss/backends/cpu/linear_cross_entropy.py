@@ -16,14 +16,14 @@ import numpy.typing as npt
 from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no types
 
 from portaloss.backends.cpu import memory
-from portaloss.backends.cpu.blas import is_exact_in_torch, multiply
-from portaloss.backends.cpu.casts import copied_by_torch, math_dtype, narrow_into, widen
+from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
+from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 from portaloss.backends.cpu.threads import get_num_threads, parallel
 from portaloss.backends.cpu.tiles import TILE, sum_to
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
 from portaloss.reference.fused_linear_cross_entropy import soft_cap
-from portaloss.reference.notation import Scaled
+from portaloss.reference.lazy import LazyProduct
 
 Array = npt.NDArray[Any]
 
@@ -189,8 +189,8 @@ class _Call:
         self._rows, hidden = self._input.shape
         self._shape = linear_weight.shape[:-1]  # of a row of logits
         self._outputs = prod(self._shape)
-        self._by_torch = tensors and is_exact_in_torch(self._math)
-        self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, by_torch=self._by_torch)
+        self._blas = TorchBlas() if tensors and is_exact_in_torch(self._math) else Blas()
+        self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, self._blas)
         self._chunk = _chunk_rows(
             self._rows, hidden, self._outputs, self._math.itemsize, max_memory, cast=not self._matrix.direct
         )
@@ -217,7 +217,8 @@ class _Call:
         if self._rows == 0:
             self._weight_sum[...] = 0.0
         if "linear_weight" in self._wants:
-            _narrow_in_parallel(self._weight_sum, self._gradients["linear_weight"], by_torch=self._by_torch)
+            gradient = self._gradients["linear_weight"]
+            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient)
         if "linear_bias" in self._wants:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
@@ -241,7 +242,7 @@ class _Call:
         if "linear_weight" in self._wants:
             for columns in _packed(g):
                 out = self._weight_sum[columns]
-                multiply(g[:, columns].T, x, out, add=not first, by_torch=self._by_torch)
+                self._blas.multiply(g[:, columns].T, x, out, add=not first)
         if "input" in self._wants:
             gradient = self._gradients["input"][rows]
             if gradient.dtype == self._math:
@@ -284,7 +285,7 @@ class _Call:
         bias_sum: Array | float = 0.0
         if self._products:
             derivative = derivatives["input"]
-            if isinstance(derivative, Scaled):
+            if isinstance(derivative, LazyProduct):
                 derivative.times(u, out=logits)
             else:
                 np.multiply(derivative, u, out=logits)
@@ -320,8 +321,8 @@ class _Matrix:
     Where BLAS cannot read it directly (because of 16 bits, or its strides), blocks of rows are cast one after another.
     """
 
-    def __init__(self, weight: Array, math: np.dtype[Any], max_memory: int, *, by_torch: bool) -> None:
-        self._by_torch = by_torch
+    def __init__(self, weight: Array, math: np.dtype[Any], max_memory: int, blas: Blas) -> None:
+        self._blas = blas
         self._hidden = weight.shape[-1]
         flat = weight.flags.c_contiguous or weight.ndim == 2
         #: Rows of the matrix; or where the strides do not allow that, classes, with one row for each position.
@@ -338,20 +339,18 @@ class _Matrix:
         """x Wᵀ."""
         for columns, block in self._blocks():
             logits = out[:, columns]
-            # PyTorch's BLAS is 6 % faster on parts
-            for part in _packed(logits) if self._by_torch else [slice(None)]:
-                multiply(x, block[part].T, logits[:, part], by_torch=self._by_torch)
+            for part in _packed(logits) if self._blas.in_parts else [slice(None)]:
+                self._blas.multiply(x, block[part].T, logits[:, part])
 
     def backward(self, g: Array, out: Array) -> None:
         """g W."""
-        if self._by_torch:
+        if not self._blas.transposed:
             for columns, block in self._blocks():
-                multiply(g[:, columns], block, out, add=columns.start > 0, by_torch=True)
+                self._blas.multiply(g[:, columns], block, out, add=columns.start > 0)
             return
-        # OpenBLAS is a quarter faster on the transposed product, which has more rows and a long sum
         features = np.zeros(out.shape[::-1], out.dtype)
         for columns, block in self._blocks():
-            multiply(block.T, g[:, columns].T, features, add=True)
+            self._blas.multiply(block.T, g[:, columns].T, features, add=True)
         out[...] = features.T
 
     def _blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -362,7 +361,7 @@ class _Matrix:
         for start in range(0, len(self._weight), self._block):
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
-            _cast_in_parallel(source, cast, by_torch=self._by_torch)
+            self._blas.cast(source, cast)
             rows = slice(start * self._positions, (start + len(source)) * self._positions)
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
@@ -386,32 +385,6 @@ def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) ->
 
 
 # Between products of PyTorch, casts are PyTorch's too: its threads are already waiting for work
-
-
-def _cast_in_parallel(source: Array, out: Array, *, by_torch: bool) -> None:
-    if by_torch and copied_by_torch(source, out, spread=True):
-        return
-
-    def cast(part: slice) -> None:
-        out[part] = widen(source[part], out.dtype)
-
-    _over(0, len(source), _rows_of_a_tile(source), cast)
-
-
-def _narrow_in_parallel(values: Array, out: Array, *, by_torch: bool) -> None:
-    if np.may_share_memory(values, out):
-        return  # the gradient was added up in place
-    if by_torch and copied_by_torch(values.reshape(out.shape), out, spread=True):
-        return
-    if not out.flags.c_contiguous:
-        narrow_into(values.reshape(out.shape), out)
-        return
-    flat = out.reshape(values.shape)
-    _over(0, len(values), _rows_of_a_tile(values), lambda part: narrow_into(values[part], flat[part]))
-
-
-def _rows_of_a_tile(array: Array) -> int:
-    return max(1, TILE * len(array) // max(1, array.size))
 
 
 __all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]

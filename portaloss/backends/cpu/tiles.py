@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
-from portaloss.reference.notation import OneHot, Product, Scaled, Sum, Terms, over
+from portaloss.reference.lazy import Lazy, LazyProduct, LazySum, OneHot, in_place
+from portaloss.reference.notation import Terms
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -157,7 +158,7 @@ class Pass:
                 derivative.put(upstream, out)
                 continue
             scale = upstream
-            if isinstance(derivative, Scaled):
+            if isinstance(derivative, LazyProduct):
                 derivative, scale = derivative.array, derivative.scale(upstream)
             if name in summed:
                 factor: float = 1.0
@@ -171,7 +172,7 @@ class Pass:
             else:
                 alone = not derivatives and derivative.base is None  # nobody looks at it again
                 alone = alone and not any(derivative is array for array in operands.values())
-                narrow_into(over(np.multiply, derivative, scale) if alone else derivative * scale, out)
+                narrow_into(in_place(np.multiply, derivative, scale) if alone else derivative * scale, out)
         return total, partials
 
 
@@ -213,15 +214,15 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     return different.pop() if len(different) == 1 else np.broadcast_shapes(*different)
 
 
-def sum_of(items: Array | Product) -> float:
+def sum_of(items: Array | Lazy) -> float:
     """The sum of all items: runs of ``RUN`` neighbours in the items' dtype, and those sums in float64.
 
     All in float64 would take NumPy four times as long. In float32 a run's sum is off by as little as its items are, and
     no more of it is lost later, however many runs there are.
     """
-    if isinstance(items, Sum):
+    if isinstance(items, LazySum):
         first = items.parts[0]
-        if (first.array if isinstance(first, Scaled) else first).size <= MANY:
+        if (first.array if isinstance(first, LazyProduct) else first).size <= MANY:
             return float(np.add.reduce(items.times(1), axis=None, dtype=np.float64))  # quicker than several sums
         shapes = [_shape(part) for part in items.parts]
         size = prod(broadcast_shapes(*shapes))  # a part that does not depend on all operands is there many times
@@ -251,15 +252,15 @@ def _sum_of_runs(flat: list[Array]) -> float:
     return total
 
 
-def _shape(items: Array | Scaled) -> Shape:
-    if not isinstance(items, Scaled):
+def _shape(items: Array | LazyProduct) -> Shape:
+    if not isinstance(items, LazyProduct):
         return items.shape
     return broadcast_shapes(items.array.shape, np.shape(items.factor), np.shape(items.divisor))
 
 
-def _factors(items: Array | Product) -> tuple[list[Array], float]:
+def _factors(items: Array | Lazy) -> tuple[list[Array], float]:
     """One or two arrays, and a number: the items are their product."""
-    if not isinstance(items, Scaled):
+    if not isinstance(items, LazyProduct):
         return [items if isinstance(items, np.ndarray) else np.asarray(items)], 1.0
     if isinstance(items.divisor, np.ndarray):
         return [np.asarray(items)], 1.0

@@ -7,23 +7,19 @@ forward and backward.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from portaloss import arrays, targets_mode
-from portaloss.arrange import Arranged, arrange
-from portaloss.backends import Forward
+from portaloss.arrange import Layout, Spec
+from portaloss.backends import Prepared
 from portaloss.backends.triton import ctc, launch, linear_cross_entropy, losses, memory, pointwise, rows
-from portaloss.backends.triton.divisor import divisor
-from portaloss.catalogue import Divisor, Family
+from portaloss.catalogue import Family
 from portaloss.checks import dtype_name
 from portaloss.kinds import LossReduction
-
-if TYPE_CHECKING:
-    from portaloss.plan import Plan, Precision
+from portaloss.plan import Plan, Precision
 
 Tensor = torch.Tensor
 
@@ -64,8 +60,11 @@ def _place(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
-    """Tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
-    del plan
+    """There must be a kernel, and tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
+    if plan.loss.family is Family.POINTWISE and plan.kind not in losses.DEVICE_FUNCTIONS:
+        return f"backend triton has no kernel for {plan.loss.function}"
+    if plan.loss.family is Family.ROWWISE and plan.kind not in rows.ARGUMENTS:
+        return f"backend triton has no kernel for {plan.loss.function}"
     device = "cpu" if launch.INTERPRET else "cuda"
     for name, value in operands.items():
         if not arrays.is_tensor(value):
@@ -77,8 +76,6 @@ def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
 
 def precision(plan: Plan) -> Precision:
     """Partial sums in the math dtype, added in float64 in a fixed order; no atomics."""
-    from portaloss.plan import Precision
-
     math = "float64" if plan.dtype == "float64" else "float32"
     return Precision(math_dtype=math, accumulator=math, deterministic=True, bit_stable=True)
 
@@ -95,154 +92,107 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     return (len(shapes) + 1) * max(full, *(int(np.prod(shape)) for shape in shapes.values())) * itemsize
 
 
-def check(plan: Plan, operands: Mapping[str, Any]) -> None:
-    """Raise what is wrong with the operands' shapes and dtypes; values stay on the device and are not looked at."""
-    _Call(plan, operands)
+def settle(plan: Plan, operands: Mapping[str, Spec], layout: Layout) -> None:
+    """Nothing is kept: kernels are launched by what operands are."""
+    del plan, operands, layout
 
 
-def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
-    """The loss, and with mean and sum the wanted gradients for an upstream gradient of 1, in one pass."""
-    call = _Call(plan, operands, extras=plan.values.get("return_extras", False))
-    dtype = getattr(torch, plan.dtype)
-    if plan.reduction is LossReduction.NONE:
-        items, _ = call.run(items=dtype)
-        return Forward(items, extras=call.extras)
-    by = call.divisor()
-    early = () if any(call.depends_on_total(name) for name in wants) else tuple(wants)
-    total, gradients = call.run(wants=early, scale=call.scale(by, 1.0))
-    value = call.reduce(total, by).to(dtype)
-    scalable = all(gradient.element_size() >= 4 for gradient in gradients.values())
-    return Forward(value, gradients if early else None, scalable, call.extras)
-
-
-def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
-    """The gradients of the wanted operands for an upstream gradient: a number, or with reduction none one an item."""
-    call = _Call(plan, operands)
-    if plan.reduction is LossReduction.NONE:
-        shape = call.arranged.items_shape
-        if not arrays.is_tensor(upstream) or tuple(upstream.shape) != shape:
-            raise ValueError(f"upstream must have the shape of the loss, {shape}, got {np.shape(upstream)}")
-        return call.run(wants=wants, upstream=call.arranged.items_view(upstream))[1]
-    if int(np.prod(np.shape(upstream))) != 1:
-        raise ValueError(f"upstream must be one number, got shape {tuple(np.shape(upstream))}")
-    by = call.divisor()
-    offset = None
-    if any(call.depends_on_total(name) for name in wants):
-        # L = sum(w l) / sum(w): the quotient rule takes L itself off the derivative
-        offset = (call.reduce(call.run()[0], by) / call.repeats("weight")).to(call.math)
-    return call.run(wants=wants, scale=call.scale(by, upstream), offset=offset)[1]
-
-
-def rescale(early: Forward, upstream: Any) -> dict[str, Any] | None:
+def rescale(gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:
     """In place, by a kernel that returns at once where upstream is 1. Not in 16 bits, which are rounded already."""
-    if early.gradients is None or not early.scalable:
+    if any(gradient.element_size() < 4 for gradient in gradients.values()):
         return None
-    for gradient in early.gradients.values():
+    for gradient in gradients.values():
         launch.scale_(gradient, upstream)
-    return early.gradients
+    return gradients
 
 
-class _Call:
-    """One call: the plan, the operands, and the engine of its family."""
+class Call:
+    """One call: the operands as kernels take them. Values stay on the device, and are looked at only if asked to."""
 
-    def __init__(self, plan: Plan, operands: Mapping[str, Any], *, extras: bool = False) -> None:
-        self._plan, self._loss = plan, plan.loss
-        self._options = plan.values
+    xp = torch
+
+    def __init__(
+        self, prepared: Prepared, operands: Mapping[str, Any], *, extras: bool = False, now: bool = False
+    ) -> None:
+        del now
+        self._prepared, plan = prepared, prepared.plan
+        self._plan, self._loss, self._layout = plan, plan.loss, prepared.layout
         self._given = {name: value.detach() for name, value in operands.items()}
+        self._dtype = getattr(torch, plan.dtype)
+        self._math = launch.math_dtype(self._dtype)
         self._device = self._given[plan.loss.operands[0].name].device
-        self.math = launch.math_dtype(getattr(torch, plan.dtype))
-        # shapes and dtypes are checked on stand-ins that hold one number each: the values are not looked at
-        self.arranged: Arranged = arrange(plan.loss, self._options, self._stand_ins())
-        if targets_mode.mode("nan") == "raise":  # pay for a sync: the same check as on the CPU, on the same numbers
-            arrange(plan.loss, self._options, {**self._stand_ins(), **self._integers()})
-        self._operands = {name: self.arranged.view(name, value) for name, value in self._given.items()}
+        if plan.loss.arrangement.values is not None and targets_mode.mode("nan") == "raise":
+            plan.loss.arrangement.values(plan.values, self._on_host())
+        self.operands = self._layout.of(self._given)
+        for name, value in self.operands.items():
+            if value.device != self._device:  # lengths may come from the host
+                self.operands[name] = value.to(self._device, non_blocking=True)
         #: Linear cross-entropy's, in the items' shape; filled by ``run``.
         self.extras: tuple[Tensor, ...] | None = None
         if extras:
-            shape = self.arranged.items_shape
-            self.extras = tuple(memory.empty(shape, self.math, self._device) for _ in range(4))
+            shape = self._layout.items_shape
+            self.extras = tuple(memory.empty(shape, self._math, self._device) for _ in range(4))
 
-    def _integers(self) -> dict[str, Any]:
-        """Targets and lengths, on the host."""
-        given = self._given.items()
-        return {name: arrays.to_numpy(value.cpu()) for name, value in given if "int" in dtype_name(value)}
+    def _on_host(self) -> dict[str, Any]:
+        """Targets and lengths on the host, which waits for the device; of other operands only the shapes are there."""
+        return {
+            name: arrays.to_numpy(value.cpu())
+            if "int" in dtype_name(value)
+            else np.broadcast_to(np.zeros((), np.float32), tuple(value.shape))
+            for name, value in self._given.items()
+        }
 
-    def _stand_ins(self) -> dict[str, Any]:
-        stand_ins = {}
-        for name, value in self._given.items():
-            name_of = dtype_name(value)
-            dtype = arrays.bfloat16() if name_of == "bfloat16" else np.dtype(name_of)
-            stand_ins[name] = np.broadcast_to(np.zeros((), dtype), tuple(value.shape))
-        if self._loss.family is Family.CTC and stand_ins["targets"].ndim == 1 and stand_ins["log_probs"].ndim == 3:
-            # concatenated labels, whose number must be the sum of the lengths: that of the first, as far as this goes
-            lengths = stand_ins["target_lengths"].astype(np.int64)
-            lengths.reshape(-1)[:1] = stand_ins["targets"].size
-            stand_ins["target_lengths"] = lengths
-        return stand_ins
-
-    def divisor(self) -> Tensor | float:
-        """What the sum is divided by: 1 unless the reduction is mean."""
-        if self._plan.reduction is not LossReduction.MEAN:
-            return 1.0
-        return divisor(self._loss, self._options, self.arranged, self._operands)
-
-    def scale(self, by: Tensor | float, upstream: Any) -> Tensor:
-        """upstream / divisor in the math dtype, on the device: one number, or for CTC one for each item."""
+    def scale(self, upstream: Any, by: Any) -> Tensor:
+        """upstream / by in the math dtype, on the device: one number, or for CTC one for each item."""
         if arrays.is_tensor(upstream):
             upstream = upstream.reshape(()).double()
         else:
             upstream = torch.full((), float(upstream), dtype=torch.float64, device=self._device)
-        return (upstream / by).to(self.math)
+        quotient: Tensor = (upstream / by).to(self._math)
+        return quotient
 
-    def reduce(self, total: Tensor, by: Tensor | float) -> Tensor:
-        """The loss in float64, from the sum of the items or, for divisors of one an item, the items."""
-        quotient = total / by
-        return quotient.sum() if quotient.ndim else quotient
+    def each(self, upstream: Any) -> Tensor:
+        """One number an item, in the shape of the items that kernels store."""
+        seen: Tensor = self._layout.items_view(upstream)
+        return seen
 
-    def depends_on_total(self, name: str) -> bool:
-        """Whether the gradient of an operand needs the loss itself, because the operand is in the divisor too."""
-        mean = self._plan.reduction is LossReduction.MEAN
-        return mean and name == "weight" and self._loss.divisor is Divisor.WEIGHT_SUM
-
-    def repeats(self, name: str) -> float:
-        """How many items each element of an operand is part of, where it broadcasts."""
-        return max(prod(self.arranged.items_shape), 1) / max(self._given[name].numel(), 1)
+    def rounded(self, value: Tensor) -> Tensor:
+        """A number in the loss's dtype."""
+        return value.to(self._dtype)
 
     def run(
-        self,
-        *,
-        items: torch.dtype | None = None,
-        wants: Collection[str] = (),
-        upstream: Tensor | None = None,
-        scale: Tensor | None = None,
-        offset: Tensor | None = None,
+        self, wants: Collection[str] = (), *, items: bool = False, scale: Any = None, offset: Any = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Items in their own shape, or their sum in float64; and the wanted gradients in the operands' shapes."""
-        family = self._loss.family
-        options = {option.name: self._options[option.name] for option in self._loss.options if option.changes_items}
-        sums = items is None
+        """One pass: items in their own shape, or their sum in float64; and gradients in the operands' shapes."""
+        family, plan = self._loss.family, self._plan
+        upstream = None
+        if plan.reduction is LossReduction.NONE:
+            scale, upstream = None, scale
+        offset = None if offset is None else offset.to(self._math)
+        stored_as = self._dtype if items else None
+        options = self._prepared.item_options
         if family is Family.CTC:
-            return ctc.run(self._operands, options, self.math, items, tuple(wants), upstream, scale, self.arranged)
+            return ctc.run(self.operands, options, self._math, stored_as, tuple(wants), upstream, scale, self._layout)
         if family is Family.LINEAR_CROSS_ENTROPY:
-            extras = None if self.extras is None else tuple(map(self.arranged.items_view, self.extras))
+            extras = None if self.extras is None else tuple(map(self._layout.items_view, self.extras))
             return linear_cross_entropy.run(
-                self._operands, self._options, self.math, items, tuple(wants), upstream, scale, self.arranged, extras
+                self.operands, plan.values, self._math, stored_as, tuple(wants), upstream, scale, self._layout, extras
             )
         dtypes = {name: self._gradient_dtype(name) for name in wants}
         if family is Family.POINTWISE:
             names = [operand.name for operand in self._loss.operands]
-            first = self._operands[names[0]]
+            first = self.operands[names[0]]
             launched = pointwise.Pass(
-                losses.DEVICE_FUNCTIONS[self._plan.kind],
-                [self._operands.get(name, first) for name in names],
-                [name in self._operands for name in names],
-                self.arranged.items_shape,
-                self.math,
+                losses.DEVICE_FUNCTIONS[plan.kind],
+                [self.operands.get(name, first) for name in names],
+                [name in self.operands for name in names],
+                self._layout.items_shape,
+                self._math,
                 *losses.parameters(options),
             )
             stored, partials, full = launched.run(
-                items=items,
-                sums=sums,
+                items=stored_as,
+                sums=not items,
                 wants={names.index(name): dtype for name, dtype in dtypes.items()},
                 upstream=upstream,
                 scale=scale,
@@ -250,32 +200,29 @@ class _Call:
             )
             gradients = {names[i]: gradient for i, gradient in full.items()}
         else:
-            wanted = rows.Wanted(items, sums, dtypes, upstream, scale)
-            given = rows.run(self._plan.kind, self._operands, options, self.math, wanted)
+            wanted = rows.Wanted(stored_as, not items, dtypes, upstream, scale)
+            given = rows.run(plan.kind, self.operands, options, self._math, wanted)
             stored, partials, gradients = given.items, given.sums, given.gradients
         if partials is not None:
             result = launch.total(partials)
         else:
             assert stored is not None, "a pass stores items or partial sums"
-            result = stored.reshape(self.arranged.items_shape)
+            result = stored.reshape(self._layout.items_shape)
         return result, {name: self._fold(name, gradient) for name, gradient in gradients.items()}
-
-    def _full_shape(self) -> tuple[int, ...]:
-        return tuple(torch.broadcast_shapes(*(operand.shape for operand in self._operands.values())))
 
     def _gradient_dtype(self, name: str) -> torch.dtype:
         """An operand's own, or the math dtype where it broadcasts and its gradient is a sum."""
-        spans = tuple(self._operands[name].shape) == self._full_shape()
-        return self._given[name].dtype if spans else self.math
+        full = torch.broadcast_shapes(*(operand.shape for operand in self.operands.values()))  # type: ignore[no-untyped-call]
+        return self._given[name].dtype if self.operands[name].shape == full else self._math
 
     def _fold(self, name: str, gradient: Tensor) -> Tensor:
         """Sum over the axes that the operand broadcasts along, and give the gradient the operand's own shape."""
-        shape, given = self._operands[name].shape, self._given[name]
+        shape, given = self.operands[name].shape, self._given[name]
         axes = [axis for axis, size in enumerate(shape) if size != gradient.shape[axis]]
         if axes:
             gradient = gradient.sum(axes, keepdim=True, dtype=torch.float64).to(given.dtype)
         if gradient.shape == given.shape:
             return gradient
         folded = memory.empty(given.shape, given.dtype, gradient.device)
-        self.arranged.view(name, folded).copy_(gradient)
+        self._layout.view(name, folded).copy_(gradient)
         return folded

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from portaloss.arrange import Arranged
+from portaloss.arrange import Layout
 from portaloss.backends.triton import memory, tuning
 from portaloss.backends.triton.launch import INTERPRET, tl_dtype
 from portaloss.backends.triton.numerics import exp, maximum, minimum
@@ -351,7 +351,7 @@ def run(
     wants: Collection[str],
     upstream: Tensor | None,
     scale: Tensor | None,
-    arranged: Arranged,
+    layout: Layout,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass.
 
@@ -363,10 +363,10 @@ def run(
         wants: may name log_probs.
         upstream: one value an item, or None.
         scale: in the math dtype, on the device: one value, or one an item.
-        arranged: says whether the call is batched.
+        layout: says whether the call is batched.
 
     Returns:
-        The items in ``arranged.items_shape``, or (N,) in float64 if no dtype is asked for; and the gradient, in the
+        The items in ``layout.items_shape``, or (N,) in float64 if no dtype is asked for; and the gradient, in the
         shape that the user gave log_probs.
     """
     log_probs = operands["log_probs"]
@@ -396,10 +396,10 @@ def run(
                 factor[part],
             )
     values = summary[:, 0]
-    result = values.clone() if items is None else values.to(items).reshape(arranged.items_shape)
+    result = values.clone() if items is None else values.to(items).reshape(layout.items_shape)
     if gradient is None:
         return result, {}
-    return result, {"log_probs": gradient if arranged.items_shape else gradient[:, 0]}
+    return result, {"log_probs": gradient if layout.items_shape else gradient[:, 0]}
 
 
 @dataclass(frozen=True)

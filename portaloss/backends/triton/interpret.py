@@ -5,35 +5,27 @@ TRITON_INTERPRET=1 must be set before the kernels are decorated, so that this la
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from portaloss import arrays
-from portaloss.backends import Forward
-from portaloss.backends.triton import backend, launch
-from portaloss.backends.triton.backend import architecture, check, precision, rescale, workspace_size
-
-if TYPE_CHECKING:
-    from portaloss.plan import Plan
+from portaloss.backends.triton import launch
+from portaloss.backends.triton.backend import Call, architecture, precision, refuses, rescale, settle, workspace_size
 
 __all__ = [
+    "Call",
     "architecture",
-    "backward",
-    "check",
     "device",
-    "forward",
     "place",
     "precision",
     "refuses",
     "rescale",
+    "settle",
     "unavailable",
     "workspace_size",
 ]
-
-refuses = backend.refuses
 
 #: Parity's larger samples would take hours: the interpreter runs programs one after another, in Python. What they are
 #: for, several blocks and the tail of the last, blocks of few elements show as well (``tuning``).
@@ -48,18 +40,6 @@ def unavailable() -> str | None:
 def device() -> str:
     """What runs it, and what of the interpreter was repaired to let it."""
     return f"Triton's interpreter; repaired: {'; '.join(launch.INTERPRETER_REPAIRS)}"
-
-
-def forward(plan: Plan, operands: Mapping[str, Any], wants: Collection[str]) -> Forward:
-    """As on a GPU; the interpreter computes with NumPy, whose warnings of inf and nan are no news."""
-    with np.errstate(all="ignore"):
-        return backend.forward(plan, operands, wants)
-
-
-def backward(plan: Plan, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
-    """As on a GPU."""
-    with np.errstate(all="ignore"):
-        return backend.backward(plan, operands, upstream, wants)
 
 
 def place(operands: dict[str, Any]) -> dict[str, torch.Tensor]:

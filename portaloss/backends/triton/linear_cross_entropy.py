@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from portaloss.arrange import Arranged
+from portaloss.arrange import Layout
 from portaloss.backends.triton import launch, memory, rows
 from portaloss.kinds import LossKind
 
@@ -41,7 +41,7 @@ def run(
     wants: Collection[str],
     upstream: Tensor | None,
     scale: Tensor | None,
-    arranged: Arranged,
+    layout: Layout,
     extras: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass.
@@ -55,11 +55,11 @@ def run(
         wants: the operands whose gradients are wanted.
         upstream: one value for each item, (N, ...), or None.
         scale: one value in the math dtype, on the device, or None for 1.
-        arranged: says whether the call is batched.
+        layout: says whether the call is batched.
         extras: where to put what else is known of each row, (N, ...) each: log_probs, entropy, accuracy, logsumexp.
 
     Returns:
-        The items in ``arranged.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
+        The items in ``layout.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
     """
     x, w, target = operands["input"], operands["linear_weight"], operands["target"]
     bias, class_weight = operands.get("linear_bias"), operands.get("weight")
@@ -128,9 +128,9 @@ def run(
                 sums.add("linear_bias", slope.sum(0, dtype=torch.float64))
     for name in sums.sums:
         gradients[name] = sums.finish(name, None if name == "weight" else spared)
-    if not arranged.items_shape:
+    if not layout.items_shape:
         gradients.update({name: gradients[name][0] for name in each_row})
-    return (total if stored is None else stored.reshape(arranged.items_shape)), gradients
+    return (total if stored is None else stored.reshape(layout.items_shape)), gradients
 
 
 def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner: int, max_memory: int = 0) -> int:

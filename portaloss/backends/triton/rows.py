@@ -21,6 +21,7 @@ from portaloss.backends.triton.rowwise import (
     multilabel_soft_margin_kernel,
     nll_kernel,
 )
+from portaloss.catalogue import LOSSES, Extent
 from portaloss.kinds import LossKind
 from portaloss.reference.triplet_margin import rounded_off_reciprocal
 
@@ -59,7 +60,8 @@ def run(
         math: the dtype to compute in.
         wanted: what to compute.
     """
-    full = torch.broadcast_shapes(*(operands[name].shape for name in _SPAN[kind] if name in operands))
+    spans = [name for name in _spanning(kind) if name in operands]
+    full = torch.broadcast_shapes(*(operands[name].shape for name in spans))
     device = next(iter(operands.values())).device
     item_shape = (full[0], 1, *full[2:])
     if kind is LossKind.COSINE_EMBEDDING:
@@ -67,11 +69,11 @@ def run(
         full = (item_shape[0], full[1], *item_shape[2:])
     rows, classes, inner = prod(item_shape), full[1], prod(full[2:])
 
-    spanning = {name: _three_axes(operands[name].expand(full)) for name in _SPAN[kind] if name in operands}
+    spanning = {name: _three_axes(operands[name].expand(full)) for name in spans}
     each_row = {
         name: _three_axes(operands[name].expand(item_shape))
         for name in operands
-        if name not in _SPAN[kind] and name != "weight" and operands[name].shape[1] == 1
+        if name not in spans and name != "weight" and operands[name].shape[1] == 1
     }
     first = next(iter(spanning.values()))
     launch = tuning.rows(
@@ -99,7 +101,7 @@ def run(
     upstream = None if wanted.upstream is None else _three_axes(wanted.upstream.expand(item_shape))
     call = _Call(kind, operands, options, spanning, each_row, given, wanted, upstream, scale, (rows, classes, inner))
     with torch.cuda.device_of(first):
-        kernel, arguments, constexprs = _ARGUMENTS[kind](call)
+        kernel, arguments, constexprs = ARGUMENTS[kind](call)
         kernel[(blocks,)](
             *arguments,
             **constexprs,
@@ -114,16 +116,9 @@ def run(
     return given
 
 
-#: The operands that span classes or features; the others have one value a row, or one a class.
-_SPAN: Mapping[LossKind, tuple[str, ...]] = {
-    LossKind.NLL: ("input",),
-    LossKind.CROSS_ENTROPY: ("input",),
-    LossKind.MULTI_MARGIN: ("input",),
-    LossKind.MULTILABEL_MARGIN: ("input", "target"),
-    LossKind.MULTILABEL_SOFT_MARGIN: ("input", "target", "weight"),
-    LossKind.COSINE_EMBEDDING: ("input1", "input2"),
-    LossKind.TRIPLET_MARGIN: ("anchor", "positive", "negative"),
-}
+def _spanning(kind: LossKind) -> tuple[str, ...]:
+    """The operands that span classes or features; the others have one value a row, or one a class."""
+    return tuple(operand.name for operand in LOSSES[kind].operands if operand.extent is Extent.FULL)
 
 
 def _three_axes(tensor: Tensor) -> Tensor:
@@ -291,7 +286,8 @@ def _triplet_margin(call: _Call) -> _Arguments:
     }  # fmt: skip
 
 
-_ARGUMENTS = {
+#: What each kind's kernel is given.
+ARGUMENTS = {
     LossKind.NLL: _nll,
     LossKind.CROSS_ENTROPY: _cross_entropy,
     LossKind.MULTI_MARGIN: _nll,

@@ -1,0 +1,66 @@
+"""PyTorch's own losses, by the catalogue's names: for compositions, and to be measured beside. Needs torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
+from torch import Tensor
+
+from portaloss.catalogue import Loss
+
+
+def loss(entry: Loss, operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
+    """PyTorch's loss.
+
+    Args:
+        entry: of the catalogue.
+        operands: by the catalogue's names.
+        options: by the catalogue's names; others have PyTorch's defaults.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        NotImplementedError: PyTorch does not have the loss, or one of the operands or options.
+    """
+    given = dict(options)
+    extensions = {one.name: getattr(one, "default", None) for one in (*entry.operands, *entry.options) if one.extension}
+    if any(name in operands or given.get(name, extensions[name]) != extensions[name] for name in extensions):
+        raise NotImplementedError(f"PyTorch's {entry.function} does not have all of these operands and options")
+    given = {name: value for name, value in given.items() if name not in extensions}
+    if given.pop("batchmean", False) and reduction == "mean":
+        reduction = "batchmean"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # portaloss.functional has warned already
+        value: Tensor = function(entry)(**operands, **given, reduction=reduction)
+    return value
+
+
+def function(entry: Loss) -> Callable[..., Tensor]:
+    """PyTorch's function.
+
+    Raises:
+        NotImplementedError: there is none.
+    """
+    if not entry.in_torch:
+        raise NotImplementedError(f"PyTorch does not have {entry.function}")
+    found: Callable[..., Tensor] = getattr(F, entry.function, None) or _unfused
+    return found
+
+
+def _unfused(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, **rest: Any
+) -> Tensor:
+    """linear_cross_entropy for older releases of PyTorch, which have only the two functions that it fuses."""
+    return F.cross_entropy(linear_logits(input, linear_weight, linear_bias), target, **rest)
+
+
+def linear_logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
+    """The logits (N, C, d1, ...) of features (N, D) and a matrix (C, d1, ..., D)."""
+    flat = linear_weight.reshape(-1, linear_weight.shape[-1])
+    logits = F.linear(input, flat, None if linear_bias is None else linear_bias.reshape(-1))
+    return logits.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
+
+
+__all__ = ["function", "linear_logits", "loss"]
