@@ -140,6 +140,7 @@ class Loss:
     divisor: Divisor = Divisor.ITEMS
     autocast: Autocast = Autocast.WIDENED
     in_torch: bool = True  #: whether ``torch.nn.functional`` has the function
+    twice_in_torch: bool = True  #: whether PyTorch can differentiate it twice
 
     def __post_init__(self) -> None:
         if self.arrangement.values is None and any(operand.domain in INDICES for operand in self.operands):
@@ -430,6 +431,7 @@ _ENTRIES = (
             ),
             Option("margin", 1.0, (0.25,)),
         ),
+        twice_in_torch=False,
     ),
     Loss(
         LossKind.MULTILABEL_MARGIN,
@@ -438,6 +440,7 @@ _ENTRIES = (
         "MultiLabelMarginLoss",
         (_real("input"), Operand("target", Domain.CLASS_SET)),
         rowwise.MULTILABEL_MARGIN,
+        twice_in_torch=False,
     ),
     Loss(
         LossKind.MULTILABEL_SOFT_MARGIN,

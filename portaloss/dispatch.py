@@ -119,6 +119,9 @@ def _prepared(
     found = dtype or result_dtype(LOSSES[kind], given)
     plan = make_plan(kind, found, as_reduction(reduction), backend, tuple(options.items()))
     prepared = engine.prepare(plan, specs(given))
+    reason = prepared.backend.refuses(plan, given) if device != "meta" else None
+    if reason is not None:
+        raise NotImplementedError(reason)
     if key is not None:
         if len(_calls) >= _KEPT:
             _calls.clear()

@@ -12,51 +12,17 @@ float32. No function modifies its arguments.
 
 from __future__ import annotations
 
-from portaloss.functional.ctc import ctc_loss
-from portaloss.functional.linear_cross_entropy import LinearCrossEntropyExtras, linear_cross_entropy
-from portaloss.functional.pointwise import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    gaussian_nll_loss,
-    hinge_embedding_loss,
-    kl_div,
-    margin_ranking_loss,
-    poisson_nll_loss,
-)
-from portaloss.functional.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
-from portaloss.functional.rowwise import (
-    cosine_embedding_loss,
-    cross_entropy,
-    multi_margin_loss,
-    multilabel_margin_loss,
-    multilabel_soft_margin_loss,
-    nll_loss,
-    triplet_margin_loss,
-)
+# each module lists its functions in __all__: a new one needs no line here
+from portaloss.functional import linear, pointwise, regression, rowwise, sequence
+from portaloss.functional.linear import *  # noqa: F403
+from portaloss.functional.pointwise import *  # noqa: F403
+from portaloss.functional.regression import *  # noqa: F403
+from portaloss.functional.rowwise import *  # noqa: F403
+from portaloss.functional.sequence import *  # noqa: F403
 
-fused_linear_cross_entropy = linear_cross_entropy
-
-__all__ = [
-    "LinearCrossEntropyExtras",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "cosine_embedding_loss",
-    "cross_entropy",
-    "ctc_loss",
-    "fused_linear_cross_entropy",
-    "gaussian_nll_loss",
-    "hinge_embedding_loss",
-    "huber_loss",
-    "kl_div",
-    "l1_loss",
-    "linear_cross_entropy",
-    "margin_ranking_loss",
-    "mse_loss",
-    "multi_margin_loss",
-    "multilabel_margin_loss",
-    "multilabel_soft_margin_loss",
-    "nll_loss",
-    "poisson_nll_loss",
-    "smooth_l1_loss",
-    "triplet_margin_loss",
-]
+__all__: list[str] = []
+__all__ += linear.__all__
+__all__ += pointwise.__all__
+__all__ += regression.__all__
+__all__ += rowwise.__all__
+__all__ += sequence.__all__

@@ -396,3 +396,14 @@ def margin_ranking_loss(
         operands = lead_of_integers(**operands)
     loss: ArrayT = dispatch.loss(LossKind.MARGIN_RANKING, reduction, operands, margin=margin)
     return loss
+
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "kl_div",
+    "margin_ranking_loss",
+    "poisson_nll_loss",
+]

@@ -224,3 +224,11 @@ def _refuse_integers(input: Any, target: Any) -> None:
         f"result type {checks.scalar_type(target)} can't be cast to the desired output type "
         f"{checks.scalar_type(input)}: input must be of a floating dtype"
     )
+
+
+__all__ = [
+    "huber_loss",
+    "l1_loss",
+    "mse_loss",
+    "smooth_l1_loss",
+]

@@ -386,3 +386,14 @@ def triplet_margin_loss(
     reduction = reduction_of(reduction, size_average, reduce)
     loss: ArrayT = triplet_loss(reduction, anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap)
     return loss
+
+
+__all__ = [
+    "cosine_embedding_loss",
+    "cross_entropy",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "triplet_margin_loss",
+]

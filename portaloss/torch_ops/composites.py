@@ -1,8 +1,9 @@
 """Losses as compositions of PyTorch's own differentiable operators.
 
-Where derivatives beyond the first are asked for, or a transform of torch.func or forward-mode AD looks at the loss,
-kernels are of no use: these compositions can be differentiated and batched as often as one likes. For most kinds that
-is PyTorch's function. The others' second derivatives PyTorch has not, or only for a value it looks at on the host.
+Kernels cannot serve derivatives beyond the first, transforms of torch.func and forward-mode AD. These compositions can:
+they can be differentiated and batched any number of times. For most kinds the composition is PyTorch's function. Where
+PyTorch has no second derivative, or looks at a value on the host to compute it, it is the definition in the kind's
+chapter or a function of this module.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _composed(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     own = _OWN.get(plan.kind)
     if own is not None:
         return own(operands, options, reduction)
-    if not entry.in_torch:
+    if not (entry.in_torch and entry.twice_in_torch):
         return by_definition(plan, operands)
     return pytorch.loss(entry, operands, options, reduction)
 
@@ -160,32 +161,6 @@ def _gaussian_nll(operands: Mapping[str, Tensor], options: Mapping[str, Any], re
     if options["full"]:
         items = items + 0.5 * math.log(2 * math.pi)
     return _reduced(items, reduction)
-
-
-def _multi_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
-    input, target = operands["input"], operands["target"]
-    x = input if input.ndim == 2 else input.unsqueeze(0)
-    t = target.reshape(-1, 1)
-    own = x.gather(1, t)
-    others = torch.arange(x.shape[1], device=x.device) != t
-    hinges = torch.where(others, torch.relu(options["margin"] - own + x), 0.0) ** int(options["p"])
-    items = hinges.sum(1) / x.shape[1]
-    if "weight" in operands:
-        items = items * operands["weight"][t[:, 0]]
-    return _reduced(items if target.ndim else items[0], reduction)
-
-
-def _multilabel_margin(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
-    del options
-    input, target = operands["input"], operands["target"]
-    x, t = (array if array.ndim == 2 else array.unsqueeze(0) for array in (input, target))
-    listed = (t >= 0).long().cumprod(1).bool()  # up to the first negative label
-    right = (listed.unsqueeze(2) & (t.unsqueeze(2) == torch.arange(x.shape[1], device=x.device))).any(1)
-    own = x.gather(1, t.clamp(min=0))
-    counted = listed.unsqueeze(2) & ~right.unsqueeze(1)
-    hinges = torch.where(counted, torch.relu(1.0 - own.unsqueeze(2) + x.unsqueeze(1)), 0.0)
-    items = hinges.sum((1, 2)) / x.shape[1]
-    return _reduced(items if input.ndim == 2 else items[0], reduction)
 
 
 def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
@@ -328,8 +303,6 @@ _Composite = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], Tensor]
 
 _OWN: Mapping[LossKind, _Composite] = {
     LossKind.GAUSSIAN_NLL: _gaussian_nll,
-    LossKind.MULTI_MARGIN: _multi_margin,
-    LossKind.MULTILABEL_MARGIN: _multilabel_margin,
     LossKind.CTC: _ctc,
     LossKind.FUSED_LINEAR_CROSS_ENTROPY: linear_cross_entropy,
 }

@@ -61,9 +61,8 @@ def _place(array: np.ndarray[Any, Any]) -> Tensor:
 
 def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
     """There must be a kernel, and tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
-    if plan.loss.family is Family.POINTWISE and plan.kind not in losses.DEVICE_FUNCTIONS:
-        return f"backend triton has no kernel for {plan.loss.function}"
-    if plan.loss.family is Family.ROWWISE and plan.kind not in rows.ARGUMENTS:
+    known = {Family.POINTWISE: losses.device_function, Family.ROWWISE: rows.ARGUMENTS.get}.get(plan.loss.family)
+    if known is not None and known(plan.kind) is None:
         return f"backend triton has no kernel for {plan.loss.function}"
     device = "cpu" if launch.INTERPRET else "cuda"
     for name, value in operands.items():
@@ -183,7 +182,7 @@ class Call:
             names = [operand.name for operand in self._loss.operands]
             first = self.operands[names[0]]
             launched = pointwise.Pass(
-                losses.DEVICE_FUNCTIONS[plan.kind],
+                losses.device_function(plan.kind),
                 [self.operands.get(name, first) for name in names],
                 [name in self.operands for name in names],
                 self._layout.items_shape,

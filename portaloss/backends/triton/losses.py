@@ -194,20 +194,9 @@ def margin_ranking(a, b, t, _, margin, o1, F0: tl.constexpr, F1: tl.constexpr, H
     return maximum(z, 0.0), slope, -slope, -e * active
 
 
-#: Kind -> its device function.
-DEVICE_FUNCTIONS: Mapping[LossKind, Any] = {
-    LossKind.MSE: mse,
-    LossKind.L1: l1,
-    LossKind.HUBER: huber,
-    LossKind.SMOOTH_L1: smooth_l1,
-    LossKind.BCE: bce,
-    LossKind.BCE_WITH_LOGITS: bce_with_logits,
-    LossKind.KL_DIV: kl_div,
-    LossKind.POISSON_NLL: poisson_nll,
-    LossKind.GAUSSIAN_NLL: gaussian_nll,
-    LossKind.HINGE_EMBEDDING: hinge_embedding,
-    LossKind.MARGIN_RANKING: margin_ranking,
-}
+def device_function(kind: LossKind) -> Any:
+    """The function of this module that is named after a kind; None where there is none."""
+    return globals().get(kind.name.lower())
 
 
 def parameters(options: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[bool, ...]]:

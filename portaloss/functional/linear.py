@@ -202,3 +202,13 @@ def _as_operand(normalizer: Any, reduction: str, input: Any) -> Any:
     if arrays.is_tensor(input):
         return input.new_full((), float(normalizer), dtype=sys.modules["torch"].float64)
     return np.asarray(normalizer, np.float64)
+
+
+fused_linear_cross_entropy = linear_cross_entropy
+
+
+__all__ = [
+    "LinearCrossEntropyExtras",
+    "fused_linear_cross_entropy",
+    "linear_cross_entropy",
+]

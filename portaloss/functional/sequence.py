@@ -72,3 +72,8 @@ def ctc_loss(
     }
     loss: ArrayT = dispatch.loss(LossKind.CTC, reduction, operands, blank=blank, zero_infinity=zero_infinity)
     return loss
+
+
+__all__ = [
+    "ctc_loss",
+]
