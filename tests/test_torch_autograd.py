@@ -1,10 +1,15 @@
 """Losses of torch tensors: values and gradients as PyTorch's own, shared memory, repeated backward passes."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
-from portaloss import LossKind, backends, dispatch, value_and_grad
+from portaloss import LOSSES, LossKind, backends, dispatch, value_and_grad
+from portaloss.parity import samples
+from portaloss.plan import differentiable
 
 
 def huber(input, target, weight=None, reduction="mean", **options):
@@ -47,6 +52,32 @@ def test_backward_twice_gives_the_same_gradient():
     torch.testing.assert_close(first, second, rtol=1e-15, atol=0)  # scaled, or computed with the scale: one rounding
     assert torch.equal(first, kept), "the second pass wrote into what the first gave"
     torch.testing.assert_close(2.5 * unit, first, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
+def test_a_dropped_loss_is_freed_at_once_with_its_gradients(kind, create_graph):
+    """Without the garbage collector: a cycle would keep the gradients of every loss of an evaluation loop."""
+    loss = LOSSES[kind]
+    case = next(iter(samples.cases(loss, "float64")))
+    operands = {name: torch.tensor(array.copy()) for name, array in case.operands.items()}
+    for name in differentiable(loss, operands):
+        operands[name].requires_grad_()
+    gc.collect()
+    gc.disable()
+    try:
+        value = dispatch.loss(kind, "sum", operands, **case.options)
+        refs = [weakref.ref(value), *map(weakref.ref, value.grad_fn.early.values())]
+        assert len(refs) > 1
+        if create_graph:
+            wants = [operand for operand in operands.values() if operand.requires_grad]
+            gradients = torch.autograd.grad(value, wants, create_graph=True)
+            refs += map(weakref.ref, gradients)
+            del gradients
+        del value
+        assert not any(ref() is not None for ref in refs)
+    finally:
+        gc.enable()
 
 
 def test_a_loss_scale_saves_small_float16_gradients():
