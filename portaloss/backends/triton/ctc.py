@@ -1,16 +1,16 @@
-"""CTC: a program walks along one sample's labels, step by step; two more kernels make the gradient of two walks.
+"""CTC: a program walks along one sample's labels, step by step; two more kernels compute the gradient from two walks.
 
-``reference/ctc.py`` has the derivation. The walk that gives β is the one that gives α, on labels and time reversed, so
-both are one kernel and run side by side. Numbers are pairs (m, e) for m 2^e, a float64 each, with 1 <= m < 2 and e
-whole: a step is three exact shifts, two additions and a product, with no logarithm in it, nothing can underflow, and
-the error does not depend on how small a probability is. It is float64 in every dtype, because T roundings in float32
-would be seen in the result, and costs little, because a step waits for the one before it.
+``reference/ctc.py`` has the derivation. β is computed as α is, with labels and time reversed, so one kernel computes
+both, side by side. A number is a pair (m, e) that means m 2^e, two float64 with 1 <= m < 2 and e whole. A step consists
+of three exact shifts, two additions and a product, without a logarithm; nothing underflows, and the error does not
+depend on how small a probability is. Walks are in float64 for every dtype, because T roundings in float32 would show in
+the result; this costs little, because each step waits for the one before.
 
-Bytes, for T steps, N samples, C classes of b bytes, S labels: a forward pass reads the S + 1 classes that occur, b each
-and step, and keeps two steps of states (2 S + 1, 16 bytes each), from the cache. With the gradient it writes the states
-of all steps in both directions, 32 T N (2 S + 1), and reads them once; it reads log_probs once (T N C b) and writes the
-gradient once (T N C b), but for the classes that occur, which it reads and writes again. The backward pass of mean and
-sum then moves nothing unless upstream differs from 1.
+Bytes, for T steps, N samples, C classes of b bytes, S labels: a forward pass reads the S + 1 classes that occur, b for
+each class and step, and keeps the states of two steps (2 S + 1, 16 bytes each) in the cache. With the gradient it
+writes the states of all steps in both directions, 32 T N (2 S + 1), and reads them once. It reads log_probs once
+(T N C b) and writes the gradient once (T N C b); the classes that occur are read and written again. The backward pass
+of mean and sum then moves nothing, unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from portaloss.backends.triton.numerics import exp, maximum, minimum
 
 Tensor = torch.Tensor
 
-#: Bytes of states that are kept at a time. Where a batch needs more, it is handled in parts: samples are independent.
+#: Bytes of states that are kept at a time. A batch that needs more is split: samples are independent.
 STATES_BUDGET = 1 << 30
 
-#: The exponent of zero: below every other, and finite, since -inf - -inf is nan.
+#: The exponent of zero: below all others, but finite, since -inf - -inf is nan.
 NONE = tl.constexpr(-1e300)
 
-#: What becomes of a sample's gradient: computed, nan because the loss is not finite, or zero because there is none.
+#: A sample's gradient: FINE, it is computed; BROKEN, it is nan, since the loss is not finite; NOTHING, it is 0.
 FINE, BROKEN, NOTHING = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
 def _power_of_two(exponent):
-    """2^exponent for a whole exponent; 0 below 2^-1022, where no sum would notice."""
+    """2^exponent for a whole exponent; 0 below 2^-1022, which is too small to change a sum."""
     within = minimum(maximum(exponent, -1023.0), 1023.0)
     return ((within.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
 
@@ -70,7 +70,7 @@ def _load(states_ptr, at, mask):
 
 @triton.jit
 def _store(states_ptr, at, m, e, mask):
-    """What ``_load`` loads."""
+    """Store pairs for ``_load``."""
     part = tl.arange(0, 2)[None, :]
     tl.store(states_ptr + 2 * at[:, None] + part, tl.join(m, e), mask=mask[:, None])
 
@@ -86,22 +86,22 @@ def _whole_powers(log_p):
     """r and a whole e with exp(log_p) = 2^e exp(r) and |r| < 0.35; log_p is finite."""
     x = minimum(maximum(log_p, -1e290), 1e290)
     e = tl.floor(x * 1.4426950408889634 + 0.5)
-    # ln(2) in two parts, the first with bits to spare for the product; beyond 1e15 e has no digits after the point
+    # ln(2) in two parts; the first has few bits, so e times it is exact. Beyond 1e15, floor does not change e
     r = (x - e * 6.93147180369123816490e-01) - e * 1.90821492927058770002e-10
     return minimum(maximum(r, -0.5), 0.5), e
 
 
 @triton.jit
 def _probability(log_p):
-    """exp(log_p) as a pair: 2^e takes the whole powers of two, so that it never underflows. Zero is (0, NONE)."""
-    wrong = (log_p != log_p) | (log_p == float("inf"))  # inf - inf would be next in log space: nan
+    """exp(log_p) as a pair, which never underflows. Zero is (0, NONE)."""
+    wrong = (log_p != log_p) | (log_p == float("inf"))  # in log space, inf - inf would follow: nan
     usable = (log_p > float("-inf")) & (log_p < float("inf"))
     r, e = _whole_powers(tl.where(usable, log_p, 0.0))
     m = tl.where(usable, tl.exp(r), tl.where(wrong, float("nan"), 0.0))
     return m, tl.where(usable, e, tl.where(wrong, 0.0, NONE))
 
 
-#: Sizes and strides, which are not compiled in: one binary for all shapes.
+#: Sizes and strides that are not specialised: one compiled kernel for all shapes.
 _WALK_SIZES = ("steps", "classes", "longest", "label_count", "states", "at_blank", "lp_t", "lp_n", "lp_c")
 _EXP_SIZES = ("samples", "classes", "lp_t", "lp_n", "lp_c", "g_t")
 _POSTERIOR_SIZES = ("steps", "samples", "classes", "states", "blank", "lp_t", "lp_n", "lp_c", "g_t")
@@ -114,11 +114,11 @@ def walk_kernel(
     steps, classes, longest, label_count, states, at_blank, lp_t, lp_n, lp_c,
     ALL: tl.constexpr, ZERO_INFINITY: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
-    """All steps of one sample in one direction: 0 gives α, the loss and Z; 1 gives y β.
+    """All steps of one sample in one direction: direction 0 computes α, the loss and Z; direction 1 computes y β.
 
-    A step reads the S + 1 classes that occur and the states of the step before, and writes its own: see the module.
-    Labels are handled LABELS at a time. ALL keeps the states of all steps, else of two. A sample's states of one step
-    are its S labels, then its S + 1 blanks.
+    A step reads the S + 1 classes that occur and the states of the step before, and writes its own states: see the
+    module. Labels are handled LABELS at a time. With ALL, the states of all steps are kept, otherwise those of two. The
+    states of a step are the sample's S labels, then its S + 1 blanks.
     """
     n = tl.program_id(0).to(tl.int64)
     backward = tl.program_id(1) == 1
@@ -173,7 +173,7 @@ def walk_kernel(
             stay_m, stay_e = _load(before_ptr, own, is_label & later)
             left_m, left_e = _load(before_ptr, own - sign, has_left & later)
             rest_m, rest_e = _load(before_ptr, own_blank, is_blank & later)
-            # before the first step all of it is in the first blank, which leads to itself and to the first label
+            # at first, the whole probability is in the first blank, which leads to itself and to the first label
             source = (i == 0) & (t == 0)
             rest_m = tl.where(source, 1.0, rest_m)
             rest_e = tl.where(source, 0.0, rest_e)
@@ -189,10 +189,10 @@ def walk_kernel(
             total = (_shifted(stay_m, stay_e, top) + _shifted(rest_m, rest_e, top)) + _shifted(left_m, left_e, top)
             new_m, new_e = _normal(total * p_m, top + p_e)
             _store(now_ptr, own, new_m, new_e, is_label)
-        tl.debug_barrier()  # the next step reads what other threads have written
+        tl.debug_barrier()  # the next step reads what other threads wrote
 
     if backward == 0:
-        # a sum over both last states, in a vector of two
+        # the sum of the two last states, as a vector of two
         i = tl.arange(0, 2)
         slot = used - 1
         if not ALL:
@@ -222,7 +222,7 @@ def walk_kernel(
 
 @triton.jit
 def _posterior(alpha_ptr, beta_ptr, at, mask, z_e, p_e):
-    """α y β 2^-(e of Z) 2^-(e of y), where y is what α and β both hold: the posterior but for two divisions by m."""
+    """α y β 2^-(e of Z) 2^-(e of y); y is a factor of both α and β. Divided by the m of Z and of y: the posterior."""
     a_m, a_e = _load(alpha_ptr, at, mask)
     b_m, b_e = _load(beta_ptr, at, mask)
     return (a_m * b_m) * _power_of_two(((a_e - z_e) + b_e) - p_e)
@@ -230,7 +230,7 @@ def _posterior(alpha_ptr, beta_ptr, at, mask, z_e, p_e):
 
 @triton.jit
 def _inverse(log_p):
-    """1 / m and e of the pair that is exp(log_p); of 1 where that is zero or nan, and the derivative nan anyway."""
+    """1 / m and e of exp(log_p) as a pair; of 1 where that is zero or nan, since the derivative is nan there."""
     usable = (log_p > float("-inf")) & (log_p < float("inf"))
     r, e = _whole_powers(tl.where(usable, log_p, 0.0))
     return tl.exp(-r), e
@@ -244,15 +244,15 @@ def exp_kernel(
 ):  # fmt: skip
     """exp(log_probs) of one step of one sample: the gradient of all classes that do not occur in the labels.
 
-    Reads and writes C b. Zero beyond the sample's steps and where there is no gradient; nan where the loss is not
-    finite.
+    Reads and writes C b. The result is zero beyond the sample's steps and where the gradient is 0; nan where the loss
+    is not finite.
     """
     row = tl.program_id(0).to(tl.int64)
     t = row // samples
     n = row % samples
-    if ALIGNED:  # classes are dense, and every row starts at a multiple of 16 elements: vector loads and stores
+    if ALIGNED:  # classes are dense and every row starts at a multiple of 16 elements, so loads can be vector loads
         lp_c = 1
-        # not tl.multiple_of, which the compiler forgets where a number is an argument
+        # not tl.multiple_of, which the compiler ignores for arguments
         lp_t = lp_t // 16 * 16
         lp_n = lp_n // 16 * 16
         g_t = g_t // 16 * 16
@@ -281,9 +281,9 @@ def posterior_kernel(
 ):  # fmt: skip
     """exp(log_probs) - posterior of one step of one sample, for the classes that occur in the labels.
 
-    Reads 32 bytes a state and writes b a class that occurs. Labels come sorted by class, so that equal ones are
-    neighbours: a block of them is compared with itself and, while its last class goes on, with the blocks after it. The
-    order of every sum is fixed.
+    Reads 32 bytes for each state and writes b for each class that occurs. Labels are sorted by class, so equal labels
+    are adjacent: a block of them is compared with itself and, while its last class continues, with the following
+    blocks. The order of every sum is fixed.
     """
     row = tl.program_id(0).to(tl.int64)
     t = row // samples
@@ -331,7 +331,7 @@ def posterior_kernel(
         at = tl.load(order_ptr + i - 1, mask=(i < length) & (i > 0), other=0)
         before = tl.load(targets_ptr + at, mask=(i < length) & (i > 0), other=-1).to(tl.int64)
         is_first = (i < length) & (label != before)
-        is_blank = label == blank  # PyTorch lets a label be the blank
+        is_blank = label == blank  # PyTorch allows labels that are the blank
         blanks += tl.where(is_first & is_blank, by_class, 0.0)
         log_y = tl.load(log_probs_ptr + label * lp_c, mask=i < length, other=0.0)
         per_p, _ = _inverse(log_y.to(tl.float64))
@@ -356,9 +356,9 @@ def run(
     """One pass.
 
     Args:
-        operands: log_probs (T, N, C), of any strides; the others as the user gave them, lengths on any device.
+        operands: log_probs (T, N, C), with any strides; the others as given by the user, lengths on any device.
         options: the chapter's.
-        math: what the gradient is computed in; the walks are in float64.
+        math: the dtype of the gradient's computation; the walks are in float64.
         items: the dtype of the items, or None for what a sum or mean is made of.
         wants: may name log_probs.
         upstream: one value an item, or None.
@@ -404,7 +404,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Labels:
-    """All samples' labels in one vector, and where each sample's begin. No length is known on the host."""
+    """All samples' labels in one vector, and the offset of each sample's. The host does not know the lengths."""
 
     targets: Tensor  #: 1-dimensional
     offsets: Tensor  #: (N,)
@@ -421,9 +421,9 @@ class _Labels:
         return _Labels(targets, offsets, *lengths, self.longest, self.concatenated)
 
     def order(self, classes: int) -> Tensor:
-        """At each sample's offset, its labels' positions sorted by class."""
+        """The positions of each sample's labels sorted by class, stored at the sample's offset."""
         positions = torch.arange(len(self.targets), device=self.targets.device)
-        # one sort for all samples; where an offset is beyond the vector, so is the sample, and it has no gradient
+        # one sort for all samples; a sample whose offset is beyond the vector has no gradient
         sample = torch.searchsorted(self.offsets, positions, right=True) - 1
         within = positions - self.offsets[sample]
         used = within < self.target_lengths[sample]
@@ -456,7 +456,7 @@ def _run(
     gradient: Tensor | None,
     factor: Tensor,
 ) -> None:
-    """Both kernels, for samples whose states are all kept."""
+    """Launch the kernels for samples whose states fit the budget together."""
     device = log_probs.device
     steps, samples, classes = log_probs.shape
     blank = options["blank"]
@@ -490,22 +490,22 @@ def _run(
             labels.target_lengths, pairs, summary, gradient, factor,
             steps, samples, classes, states, blank, *log_probs.stride(), gradient.stride(0),
             MATH=tl_dtype(math), LABELS=_power_of_two_from(typical, 16, 256 if INTERPRET else 16),
-            num_warps=1,  # many small programs: what they wait for is memory
+            num_warps=1,  # many small programs, which wait for memory
         )  # fmt: skip
 
 
 def _power_of_two_from(count: int, least: int, most: int) -> int:
-    """The power of two from count up, within bounds: few block sizes, so few compilations."""
+    """The next power of two from count on, within bounds: few block sizes, so few compilations."""
     return min(most, max(least, 1 << max(0, count - 1).bit_length()))
 
 
 def _state_bytes(labels: int) -> int:
-    """Bytes that one step of one sample keeps for the gradient: two directions, two float64 a state."""
+    """Bytes kept for the gradient for one step of one sample: two directions, two float64 for each state."""
     return 32 * (2 * labels + 1)
 
 
 def workspace_size(log_probs: tuple[int, ...], targets: tuple[int, ...], itemsize: int) -> int:
-    """An upper bound in bytes: the states of all steps, or as many samples' as the budget allows; and sorted labels."""
+    """An upper bound in bytes of the scratch: the states of all steps, within the budget, and sorted labels."""
     del itemsize
     steps, samples = log_probs[0], log_probs[1] if len(log_probs) == 3 else 1
     labels = prod(targets)

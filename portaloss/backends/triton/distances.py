@@ -1,8 +1,7 @@
 """Cosine embedding and triplet margin: losses of distances between rows of features.
 
-Bytes a row of D features of b bytes, for each operand: a forward pass reads D b once, and with gradients a second time,
-from the cache it has just passed through; it writes D b for each wanted gradient, and b (or 4 a block of rows) for the
-items.
+Bytes for each row of D features of b bytes, and each operand: a forward pass reads D b once, and with gradients once
+more from the cache; it writes D b for each wanted gradient, and b for the item (or 4 for each block of rows).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def cosine_embedding_kernel(
 ):  # fmt: skip
     """1 - cos for target 1, max(0, cos - margin) for -1, 0 for any other.
 
-    A vector of one feature that broadcasts to many has the square of that one feature, as in PyTorch.
+    If one feature broadcasts to many, the square of the vector is that of the one feature, as in PyTorch.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
@@ -79,7 +78,7 @@ def cosine_embedding_kernel(
 
 @triton.jit
 def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
-    """Add the features u to a norm's running total: a sum, or the largest (or smallest) and how many attain it."""
+    """Add the features u to a norm's running total: a sum, or the largest (or smallest) size and how many have it."""
     size = tl.abs(u)
     if NORM == "two":
         total += tl.where(inside, u * u, 0.0)
@@ -88,7 +87,7 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
     elif NORM == "count":
         total += step(inside & (u != 0.0), u)
     elif NORM == "maximum":
-        # each lane keeps its own largest; finish_norm puts the lanes together
+        # each lane keeps its own largest; finish_norm combines the lanes
         size = tl.where(inside, size, 0.0)
         count = tl.where(size > total, 0.0, count) + step(inside & (size >= total), u)
         total = maximum(total, size)
@@ -103,7 +102,7 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
 
 @triton.jit
 def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl.constexpr):
-    """The norms of the rows, and what each derivative is scaled by."""
+    """The norms of the rows, and the factors of their derivatives."""
     if NORM == "maximum" or NORM == "minimum":
         length = tl.max(total, axis=1) if NORM == "maximum" else tl.min(total, axis=1)
         nan = tl.max(step(total != total, total), axis=1) > 0
@@ -126,7 +125,7 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl
 
 @triton.jit
 def direction(u, length, NORM: tl.constexpr, P: tl.constexpr):
-    """The derivative of a norm in its features, but for the scale."""
+    """The derivative of a norm with respect to its features, without the factor of finish_norm."""
     if NORM == "two":
         return u
     if NORM == "one":

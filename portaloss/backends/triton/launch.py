@@ -1,4 +1,4 @@
-"""What every kernel launch shares: dtypes, layouts, scratch, and the interpreter's faults."""
+"""What all kernel launches share: dtypes, layouts, scratch, and repairs of Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import triton.language as tl
 
 from portaloss.backends.triton import memory
 
-#: Whether kernels run in Triton's interpreter, on CPU tensors. Decided before the kernels are decorated.
+#: Whether kernels run in Triton's interpreter, on CPU tensors. It must be known before kernels are decorated.
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 
-#: What ``repair_interpreter`` mends; parity reports it.
+#: What ``repair_interpreter`` repairs; parity reports it.
 INTERPRETER_REPAIRS = (
     "float32 to bfloat16 rounds to nearest even (the interpreter truncates)",
     "bfloat16 widens exactly (the interpreter loses subnormal numbers, and to float64 converts the bits as an integer)",
@@ -26,7 +26,7 @@ INTERPRETER_REPAIRS = (
 
 
 def math_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What kernels compute in: float64 for itself, else float32."""
+    """The dtype that kernels compute in: float64 for float64, else float32."""
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
@@ -36,7 +36,7 @@ def tl_dtype(dtype: torch.dtype) -> tl.dtype:
 
 
 def repair_interpreter() -> None:
-    """Make bfloat16 casts right while interpreting. On a GPU the hardware does them."""
+    """Correct bfloat16 casts in the interpreter. On a GPU the hardware does them."""
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     original = InterpreterBuilder.cast_impl
@@ -62,31 +62,31 @@ if INTERPRET:
     repair_interpreter()
 
 
-#: Arguments of kernels over rows of which the compiler is told nothing but the type: it could not make a load wider by
-#: knowing more, and would compile anew for a batch of one row, an upstream that broadcasts, or another margin.
+#: Arguments of kernels over rows that are not specialised on their values: that would not make a load wider, and each
+#: batch of one row, each upstream that broadcasts and each margin would be compiled again.
 PLAIN = ("rows", "up_outer", "up_inner", "ignore_index", "margin_bits", "eps_bits", "smoothing_bits", "z_loss_bits")
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Iteration axes for tensors that broadcast together: in memory order, neighbours merged where all allow it."""
+    """Iteration axes for tensors that broadcast together: in memory order, and merged where all tensors allow it."""
 
     sizes: tuple[int, ...]
-    order: tuple[int, ...]  #: the original axes, as they are iterated
-    groups: tuple[tuple[int, ...], ...]  #: which of them became one
+    order: tuple[int, ...]  #: the original axes, in the order of iteration
+    groups: tuple[tuple[int, ...], ...]  #: which original axes are merged into each iteration axis
 
     def strides(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """The tensor's stride along each iteration axis; 0 where it broadcasts."""
         return tuple(0 if tensor.shape[group[-1]] == 1 else tensor.stride(group[-1]) for group in self.groups)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """A tensor whose elements lie in iteration order, seen in the original axes."""
+        """A tensor in the original axes, whose elements are stored in iteration order."""
         storage = memory.empty([shape[axis] for axis in self.order], dtype, device)
         return storage.permute([self.order.index(axis) for axis in range(len(shape))])
 
 
 def merge_axes(shape: Sequence[int], tensors: Iterable[torch.Tensor]) -> Axes:
-    """The fewest axes that all tensors can be walked along."""
+    """The fewest axes that describe the strides of all tensors."""
     tensors = list(tensors)
     guide = next((tensor for tensor in tensors if tuple(tensor.shape) == tuple(shape)), None)
     order = list(range(len(shape)))
@@ -112,7 +112,7 @@ def _mergeable(tensor: torch.Tensor, outer: int, inner: int) -> bool:
 
 @triton.jit
 def scale_kernel(x_ptr, factor_ptr, n, MATH: tl.constexpr, BLOCK: tl.constexpr):
-    """x *= factor. Reads and writes b bytes an element, or nothing where the factor is 1."""
+    """x *= factor. Reads and writes b bytes for each element, or nothing where the factor is 1."""
     factor = tl.load(factor_ptr).to(MATH)
     if factor != 1.0:
         index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -122,7 +122,7 @@ def scale_kernel(x_ptr, factor_ptr, n, MATH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
-    """Multiply a tensor without gaps by a number on its device, which the host does not look at."""
+    """Multiply a tensor without gaps by a number on its device, without copying the number to the host."""
     count = tensor.numel()
     if count == 0:
         return

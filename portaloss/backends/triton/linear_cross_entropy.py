@@ -1,14 +1,14 @@
-"""Fused linear cross-entropy: a chunk of rows at a time, whose logits are forgotten once they are used.
+"""Fused linear cross-entropy: one chunk of rows at a time, whose logits are freed after use.
 
-The matrix products are torch's, so cuBLAS and hipBLASLt do them; the rest is the cross-entropy kernel.
+The matrix products are torch's, by cuBLAS or hipBLASLt; the rest is the cross-entropy kernel.
 
 Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each chunk reads the weight once for its logits
 (C H b) and, with gradients, once more for the input's; it writes and reads the logits (4 n C; 8 in float64), writes and
-reads their gradient (n C of b bytes where the products take 16-bit numbers, else as the logits), and adds to the
-weight's gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large
-as memory allows: ``LOGITS_BUDGET``, or what ``max_memory`` says. A soft cap moves the logits six times more and keeps
-its slope, extras read them six times: these are torch's operators, one after another. With mean and sum all gradients
-are made in the forward pass; the backward pass moves nothing unless upstream differs from 1.
+reads their gradient (n C b where the products take 16-bit numbers, else as the logits), and adds to the weight's
+gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large as
+memory allows: ``LOGITS_BUDGET``, or ``max_memory``. A soft cap moves the logits six more times and stores its slope;
+extras read them six times: both use separate operators of torch. With mean and sum, the forward pass computes all
+gradients; the backward pass moves nothing, unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from portaloss.kinds import LossKind
 
 Tensor = torch.Tensor
 
-#: Bytes that a chunk's logits and what is made of them may take. A chunk that is hundreds of rows thick keeps the
-#: matrix units busy: for 128000 classes this is 1024 rows.
+#: Bytes for a chunk's logits and the arrays of their size. A chunk should have hundreds of rows, to keep the matrix
+#: units busy: for 128000 classes this allows 1024 rows.
 LOGITS_BUDGET = 1 << 30
 
-#: Rows of a chunk are a multiple of this where there are that many: the tile of a matrix product.
+#: The tile of a matrix product: the rows of a larger chunk are a multiple of it.
 TILE = 128
 
 
@@ -50,10 +50,10 @@ def run(
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...),
             weight (C,) and token_weight (N, ...).
         options: the plan's.
-        math: what cross-entropy is computed in, and what is added up over chunks.
+        math: the dtype of cross-entropy, and of the sums over chunks.
         items: store the items in this dtype, or None for their sum.
         wants: the operands whose gradients are wanted.
-        upstream: one value an item, (N, ...), or None.
+        upstream: one value for each item, (N, ...), or None.
         scale: one value in the math dtype, on the device, or None for 1.
         layout: says whether the call is batched.
         extras: where to put what else is known of each row, (N, ...) each: log_probs, entropy, accuracy, logsumexp.
@@ -74,7 +74,7 @@ def run(
     gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in each_row}
     inner = [name for name in ("target", "weight") if name in wants]
     products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
-    # the factor of a matrix product is narrowed to 16 bits, so what scales all rows alike is left until after it
+    # g is rounded to 16 bits for the products, so the common scale is applied after them
     narrow = _narrows(x)
     spared = scale if narrow and products else None
     passed = None if spared is not None else scale
@@ -117,7 +117,7 @@ def run(
             sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
         if products:
             slope = result.gradients["input"]
-            if cap_slope is not None:  # before it is narrowed
+            if cap_slope is not None:  # before it is rounded to 16 bits
                 slope = slope.mul_(cap_slope).to(dtype if narrow else math)
             slope = slope.view(part.stop - part.start, len(flat_w))
             if "input" in wants:
@@ -134,14 +134,14 @@ def run(
 
 
 def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner: int, max_memory: int = 0) -> int:
-    """Rows whose logits, gradients included, fit in the memory.
+    """The number of rows whose logits, with their gradients, fit the memory.
 
     Args:
-        columns: logits of a row.
-        count: rows there are.
+        columns: logits in a row.
+        count: rows of the input.
         itemsize: bytes of a logit.
         products: whether the logits' gradient is wanted.
-        inner: how many other arrays of the logits' size are.
+        inner: how many further arrays of the logits' size there are.
         max_memory: bytes; 0 for ``LOGITS_BUDGET``.
     """
     fit = (max_memory or LOGITS_BUDGET) // max(1, columns * itemsize * (1 + products + inner))
@@ -151,12 +151,12 @@ def rows_of_chunk(columns: int, count: int, itemsize: int, products: bool, inner
 
 
 def _rows(target: Tensor) -> Tensor:
-    """One class a row as (n, 1, ...); soft targets as they are."""
+    """Classes as (n, 1, ...); soft targets unchanged."""
     return target if target.is_floating_point() else target[:, None]
 
 
 def _soft_cap_(logits: Tensor, cap: float) -> Tensor:
-    """``soft_cap`` of the chapter, in place; returns the slope."""
+    """The chapter's ``soft_cap``, in place; returns the slope."""
     logits.div_(cap)
     slope = logits.cosh().reciprocal_().square_()
     logits.tanh_().mul_(cap)
@@ -181,7 +181,7 @@ def _extras(logits: Tensor, target: Tensor, options: Mapping[str, Any]) -> tuple
 
 
 class _Sums:
-    """Gradients that are sums over rows: in float32, or float64, until all chunks are added."""
+    """Gradients that are sums over rows, kept in float32 or float64 until all chunks are added."""
 
     def __init__(self, operands: Mapping[str, Tensor], math: torch.dtype) -> None:
         self._operands = operands
@@ -198,7 +198,7 @@ class _Sums:
         self.sums[name] += part
 
     def add_product(self, name: str, a: Tensor, b: Tensor) -> None:
-        """Add a b, in place: a sum of this size is not made twice."""
+        """Add the product a b in place, without a temporary of this size."""
         into = self.sums[name]
         if a.dtype == into.dtype:
             into.addmm_(a, b.to(into.dtype))
@@ -216,25 +216,25 @@ def _scaled(tensor: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _narrows(x: Tensor) -> bool:
-    """Whether 16-bit products with 32-bit results are to be had, so that nothing has to be widened."""
+    """Whether the device multiplies 16-bit matrices with a 32-bit result, so that no operand must be widened."""
     return x.device.type == "cuda" and x.element_size() == 2
 
 
 def _product(a: Tensor, b: Tensor, math: torch.dtype) -> Tensor:
-    """A b in the math dtype."""
+    """The product a b in the math dtype."""
     if _narrows(b):
         return torch.mm(a, b, out_dtype=math)
     return torch.mm(a.to(math), b.to(math))
 
 
 def _logits(x: Tensor, flat_w: Tensor, bias: Tensor | None, math: torch.dtype) -> Tensor:
-    """X Wᵀ + b in the math dtype."""
+    """The logits x Wᵀ + b in the math dtype."""
     logits = _product(x, flat_w.t(), math)
     return logits if bias is None else logits.add_(bias.reshape(-1))
 
 
 def workspace_size(input: tuple[int, ...], linear_weight: tuple[int, ...], itemsize: int, max_memory: int) -> int:
-    """An upper bound in bytes: a chunk of logits, sums over rows, and copies widened for the products."""
+    """An upper bound in bytes of the scratch: a chunk's logits, sums over rows, and widened copies for products."""
     count = input[0] if len(input) == 2 else 1
     columns, features = prod(linear_weight[:-1]), linear_weight[-1]
     chunk = rows_of_chunk(columns, count, itemsize, True, 2, max_memory)

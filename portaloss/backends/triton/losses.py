@@ -1,8 +1,8 @@
 """The device functions of the pointwise losses: value, then derivatives, as in the chapters of ``reference/``.
 
-Each takes four operands (those that a call does not have are copies of the first, and unused), two options, two flags,
-and whether the third and fourth operand are there. It gives the item and the derivatives of the first three operands.
-What a kernel does not want, the compiler drops.
+Each function takes four operands, two options, two flags, and whether the third and fourth operand are given; one that
+is not given is a copy of the first, and unused. It returns the item and the derivatives with respect to the first three
+operands. The compiler removes results that a kernel does not use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HALF_LOG_TAU = tl.constexpr(0.9189385332046727)
 
 @triton.jit
 def weighted(loss, slope, w, HAS_WEIGHT: tl.constexpr):
-    """A loss of input - target: its item, and its derivatives in input, target and weight."""
+    """For a loss of input - target: the item, and the derivatives with respect to input, target and weight."""
     if HAS_WEIGHT:
         return loss * w, slope * w, -(slope * w), loss
     return loss, slope, -slope, loss
@@ -45,7 +45,7 @@ def l1(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexp
 
 @triton.jit
 def huber(x, t, w, _, delta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """Clip is the derivative; the item follows from it without choosing a branch."""
+    """The derivative is e clipped to [-delta, delta]; the item follows from it without a branch."""
     e = x - t
     c = minimum(maximum(e, -delta), delta)
     return weighted(c * (e - 0.5 * c), c, w, HAS2)
@@ -53,7 +53,7 @@ def huber(x, t, w, _, delta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.co
 
 @triton.jit
 def smooth_l1(x, t, w, _, beta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """Huber / beta, without squares; L1 where beta is 0 (F0)."""
+    """Huber / beta, without squares; L1 if beta is 0 (F0)."""
     e = x - t
     if F0:
         return weighted(tl.abs(e), sign(e), w, False)
@@ -62,13 +62,13 @@ def smooth_l1(x, t, w, _, beta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl
     return weighted(slope * (e - 0.5 * c), slope, w, False)
 
 
-#: The least that x (1 - x) may be in BCE's derivative: 1e-12 as a float32.
+#: The lower bound of x (1 - x) in BCE's derivative: 1e-12 as a float32.
 BCE_EPSILON = tl.constexpr(9.999999960041972e-13)
 
 
 @triton.jit
 def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """-(g log m + (1 - g) log1p(-m)), m the smaller of x and 1 - x and g the share of the target that goes with it."""
+    """-(g log m + (1 - g) log1p(-m)), m the smaller of x and 1 - x, and g the share of the target that goes with m."""
     rest = 1.0 - x
     m = minimum(x, rest)
     upper = step(x >= 0.5, x)
@@ -122,7 +122,7 @@ def bce_with_logits(
 
 @triton.jit
 def kl_div(x, t, _2, _3, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constexpr, HAS3: tl.constexpr):
-    """t (log t - x), and exp(t) (t - x) for a target in logs (F0); 0 log 0 is 0."""
+    """t (log t - x), or exp(t) (t - x) for a target in logs (F0); 0 log 0 is 0."""
     if F0:
         p = exp(t)
         return p * (t - x), -p, p * ((t - x) + 1.0), x
@@ -215,5 +215,5 @@ def parameters(options: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[boo
     numbers = tuple(float(value) for value in options.values() if not isinstance(value, bool))
     flags = tuple(value for value in options.values() if isinstance(value, bool))
     if "beta" in options:
-        flags = (struct.unpack("f", struct.pack("f", options["beta"]))[0] == 0.0,)  # as small as a float32 can't hold
+        flags = (struct.unpack("f", struct.pack("f", options["beta"]))[0] == 0.0,)  # whether beta is 0 in float32
     return numbers, flags

@@ -1,4 +1,4 @@
-"""Where results and scratch are allocated: one place, so that tests can poison it."""
+"""Allocates results and scratch in one place, so that tests can fill them with nan."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from portaloss.backends.poison import is_poisoned
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor to be filled completely; full of nan while ``poisoned``."""
+    """A tensor that the caller fills completely; full of nan while ``poisoned``."""
     tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
     return tensor.fill_(float("nan")) if is_poisoned() and dtype.is_floating_point else tensor

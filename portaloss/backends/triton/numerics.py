@@ -1,6 +1,6 @@
 """Arithmetic that losses share, in plain ``tl``: the same on NVIDIA, AMD and in the interpreter.
 
-libdevice's names differ between vendors, and the interpreter has none of them.
+libdevice's function names differ between vendors, and the interpreter does not have them.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import triton.language as tl
 def bits(number: float) -> int:
     """A float as the integer with the same 64 bits.
 
-    Triton passes a Python float as float32, and a constexpr would compile anew for every value. As bits a float64
-    arrives whole.
+    Triton passes a Python float as float32, and compiles a kernel again for every value of a constexpr. The bits pass a
+    float64 without rounding.
     """
     return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
 @triton.jit
 def number(number_bits, MATH: tl.constexpr):
-    """The float that ``bits`` made, in the math dtype."""
+    """The float whose bits these are, in the math dtype."""
     return number_bits.to(tl.int64).to(tl.float64, bitcast=True).to(MATH)
 
 
 @triton.jit
 def maximum(x, y):
-    """The larger; nan where either is."""
+    """The larger; nan where either is nan."""
     return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def minimum(x, y):
-    """The smaller; nan where either is."""
+    """The smaller; nan where either is nan."""
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -42,22 +42,22 @@ def minimum(x, y):
 def exp(x):
     """exp(x) to a few units in the last place, however large x is.
 
-    A GPU's fast float32 exponential is 2^(x log2(e)), and the product's rounding grows with x: 22 units at -30. So the
-    whole powers of two go first, exactly: x = k ln(2) + r with |r| < 0.35, and exp(x) = 2^k exp(r).
+    A GPU's fast float32 exponential is 2^(x log2(e)), and the rounding error of the product grows with x: 22 units at
+    -30. So whole powers of two are split off exactly: x = k ln(2) + r with |r| < 0.35, and exp(x) = 2^k exp(r).
     """
     if x.dtype == tl.float64:
         return tl.exp(x)
     within = minimum(maximum(x, -160.0), 160.0)
     k = tl.floor(within * 1.4426950408889634 + 0.5)
-    r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2), the first part with bits to spare for the product
-    # 2^k in two steps: alone it would overflow, or underflow, before the product does
+    r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
+    # 2^k in two factors: in one it could overflow or underflow where the result does not
     half = tl.floor(k * 0.5)
     return (tl.exp(r) * tl.exp2(half)) * tl.exp2(k - half)
 
 
 @triton.jit
 def exp_difference(x, y):
-    """exp(x - y), with what rounding takes from the difference (Knuth's two-sum) given back."""
+    """exp(x - y), corrected for the rounding error of the difference (Knuth's two-sum)."""
     d = x - y
     added = d - x
     lost = (x - (d - added)) - (y + added)
@@ -67,7 +67,7 @@ def exp_difference(x, y):
 
 @triton.jit
 def atanh_series(s, TERMS: tl.constexpr):
-    """2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), to one unit in the last place where TERMS suffice for s."""
+    """2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), to one unit in the last place if TERMS are enough for s."""
     square = s * s
     tail = square * 0.0 + 1.0 / (2 * TERMS + 1)
     for k in tl.static_range(TERMS - 1):
@@ -79,8 +79,8 @@ def atanh_series(s, TERMS: tl.constexpr):
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
-    Up to 1/2, 2 atanh(x / (2 + x)) is a short series of positive terms. Beyond, log(1 + x) is far from 0, and what
-    rounding takes from 1 + x is a small part of it, given back as a derivative.
+    Up to 1/2, it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from 0, and the
+    rounding error of 1 + x is corrected to first order.
     """
     TERMS: tl.constexpr = 13 if x.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
     small = x <= 0.5
@@ -106,7 +106,7 @@ def step(condition, like):
 
 @triton.jit
 def sign(x):
-    """-1, 0 or 1; 0 for nan, as the chapters have it."""
+    """-1, 0 or 1; 0 for nan, as in the chapters."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
@@ -114,15 +114,16 @@ def sign(x):
 def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
     """x^A for x >= 0 and A other than 0, to a few units in the last place, however large or small x is.
 
-    exp(A log(x)) loses as many units as the logarithm is large: hundreds, in float64. So the powers of two go apart:
-    x = 2^k m with m between sqrt(1/2) and sqrt(2), and x^A = 2^(A k) m^A, of whose exponents only the fractions are
-    rounded: by A/2 units at most. A k is exact in two parts. REST is what rounding took from A, as it does from 1/3.
+    The error of exp(A log(x)) grows with the logarithm, to hundreds of units in float64. So powers of two are split
+    off: x = 2^k m with m between sqrt(1/2) and sqrt(2), and x^A = 2^(A k) m^A. Only the fractional parts of the
+    exponents are rounded, with an error of at most A/2 units; A k is exact in two parts. REST is the rounding error of
+    A, such as that of 1/3.
     """
     DOUBLE: tl.constexpr = x.dtype == tl.float64
     INT: tl.constexpr = tl.int64 if DOUBLE else tl.int32
     MANTISSA: tl.constexpr = 52 if DOUBLE else 23
     ROOT: tl.constexpr = 0x3FE6A09E667F3BCD if DOUBLE else 0x3F3504F3  # the bits of sqrt(1/2)
-    LEAST: tl.constexpr = 2.2250738585072014e-308 if DOUBLE else 1.1754943508222875e-38  # that is normal
+    LEAST: tl.constexpr = 2.2250738585072014e-308 if DOUBLE else 1.1754943508222875e-38  # the smallest normal number
     PART: tl.constexpr = int(A * 1048576.0) / 1048576.0 if DOUBLE else int(A * 2048.0) / 2048.0
     subnormal = x < LEAST
     whole = tl.where(subnormal, x * (1 << MANTISSA), x).to(x.dtype).to(INT, bitcast=True)
@@ -143,7 +144,7 @@ def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
 
 @triton.jit
 def power(x, EXPONENT: tl.constexpr, REST: tl.constexpr = 0.0):
-    """x^EXPONENT for x >= 0 and EXPONENT other than 0. Whole powers by products and halves by a root."""
+    """x^EXPONENT for x >= 0 and EXPONENT other than 0: products for whole powers, a square root for a half."""
     WHOLE: tl.constexpr = int(EXPONENT // 1) if EXPONENT > 0 and EXPONENT < 16 else 0
     LEFT: tl.constexpr = EXPONENT - WHOLE
     result = x

@@ -1,9 +1,9 @@
 """Pointwise losses: one kernel, which takes a loss's device function as a constexpr.
 
-Bytes an element, for operands and gradients of b bytes: a forward pass reads each operand once (b each; nothing where
-it broadcasts) and writes b with reduction none, or 4 bytes a block of partial sum; with gradients it also writes b for
-each wanted one, and the backward pass then moves nothing unless upstream differs from 1 (b read and b written). A
-backward pass on its own reads operands and upstream once and writes the wanted gradients once.
+Bytes for each element, for operands and gradients of b bytes: a forward pass reads each operand once (b each; nothing
+where it broadcasts) and writes b with reduction none, or a partial sum of 4 bytes for each block. With gradients it
+also writes b for each wanted one; the backward pass then moves nothing, unless upstream differs from 1 (b read and b
+written). A separate backward pass reads operands and upstream once and writes the wanted gradients once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from portaloss.backends.triton.numerics import bits, number
 #: Axes that remain after merging; operands that need more are made contiguous first.
 AXES = 4
 
-#: Values of options: nothing is gained by knowing by what they divide, and each would be compiled anew.
+#: Values of options: specialising on them would gain nothing, and each value would be compiled again.
 _OPTIONS = ("option0", "option1")
 
 
@@ -135,18 +135,18 @@ def pointwise_kernel(
         if WANT1:
             tl.store(g1_ptr + index, (d1 * factor).to(g1_ptr.dtype.element_ty), mask=inside)
         if WANT2:
-            if OFFSET:  # a weight that is in the divisor too: the quotient rule takes the loss off its derivative
+            if OFFSET:  # the weight is in the divisor too: the quotient rule subtracts the loss from its derivative
                 d2 = d2 - tl.load(offset_ptr)
             tl.store(g2_ptr + index, (d2 * factor).to(g2_ptr.dtype.element_ty), mask=inside)
 
 
 @dataclass
 class Pass:
-    """One launch for a pointwise loss: which device function, on what, and what is wanted of it."""
+    """One launch for a pointwise loss: its device function and operands."""
 
     loss: Any
-    operands: Sequence[torch.Tensor]  #: of one rank, broadcastable; in the device function's order
-    present: Sequence[bool]  #: which of them the caller gave
+    operands: Sequence[torch.Tensor]  #: in the device function's order, with one number of axes, broadcastable
+    present: Sequence[bool]  #: which operands the caller gave
     shape: tuple[int, ...]
     math: torch.dtype
     options: tuple[float, ...] = ()
@@ -168,9 +168,9 @@ class Pass:
             items: store the items in this dtype.
             sums: store partial sums, in the math dtype.
             wants: operand's position -> the dtype of its gradient.
-            upstream: one value an item, of the operands' rank.
+            upstream: one value for each item, with the operands' number of axes.
             scale: one value in the math dtype, on the device: every gradient is multiplied by it.
-            offset: one value in the math dtype, on the device, taken off the third operand's derivative.
+            offset: one value in the math dtype, on the device, to subtract from the third operand's derivative.
 
         Returns:
             Items; partial sums; and the gradients in the full shape, whether or not the operand broadcasts.
@@ -240,10 +240,10 @@ class Pass:
 
 
 def _geometry(axes: Any, tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[bool]]:
-    """Sizes and strides filled up to ``AXES`` axes, and which tensors lie in iteration order without gaps.
+    """Sizes and strides padded to ``AXES`` axes, and which tensors are stored in iteration order without gaps.
 
-    The kernel asks for no stride of those that do, and for no size where all do. They are 0 then, whatever they are: a
-    stride of 1 would be compiled in, and one kernel become several that are the same.
+    The kernel does not use the strides of such tensors, nor the sizes if all are such. They are passed as 0, because
+    Triton compiles a stride of 1 into the kernel, which would give several equal kernels.
     """
     lead = AXES - len(axes.sizes)
     sizes = (1,) * lead + axes.sizes

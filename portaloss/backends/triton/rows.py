@@ -1,4 +1,4 @@
-"""Launching the kernels over rows: their geometry, outputs and arguments, for all rowwise losses."""
+"""Launches the kernels of the rowwise losses: their geometry, outputs and arguments."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Tensor = torch.Tensor
 
 @dataclass
 class Wanted:
-    """What is wanted of a pass, and what it gave."""
+    """What a pass should compute."""
 
     items: torch.dtype | None = None  #: store the items in this dtype
     sums: bool = False  #: store partial sums, in the math dtype
     gradients: Mapping[str, torch.dtype] = field(default_factory=dict)  #: operand -> dtype of its gradient
-    upstream: Tensor | None = None  #: one value an item, in the shape of the items
+    upstream: Tensor | None = None  #: one value for each item, in the shape of the items
     scale: Tensor | None = None  #: one value in the math dtype, on the device
 
 
 @dataclass
 class Given:
-    """Items in the chapter's shape, partial sums, gradients in the full shape (N, C, ...)."""
+    """The results of a pass: items in the chapter's shape, partial sums, gradients in the full shape (N, C, ...)."""
 
     items: Tensor | None
     sums: Tensor | None
@@ -54,10 +54,10 @@ def run(
     """One pass of a rowwise loss.
 
     Args:
-        kind: which.
+        kind: the loss.
         operands: in the chapter's shapes.
         options: the chapter's.
-        math: what to compute in.
+        math: the dtype to compute in.
         wanted: what to compute.
     """
     spans = [name for name in _spanning(kind) if name in operands]
@@ -122,7 +122,7 @@ def _spanning(kind: LossKind) -> tuple[str, ...]:
 
 
 def _three_axes(tensor: Tensor) -> Tensor:
-    """(N, C, ...) as (N, C, D): a view where the K-dimensional axes merge, as those of contiguous logits do."""
+    """(N, C, ...) as (N, C, D): a view where the last axes can be merged, as in contiguous logits."""
     return tensor.reshape(*tensor.shape[:2], prod(tensor.shape[2:]))
 
 
@@ -141,7 +141,7 @@ class _Call:
 
     @property
     def any(self) -> Tensor:
-        """A pointer for what a kernel does not touch."""
+        """A pointer for arguments that a kernel does not use."""
         return next(iter(self.spanning.values()))
 
     def outputs(self, *gradients: str) -> list[Tensor]:
@@ -156,7 +156,7 @@ class _Call:
         ]
 
     def strides(self, *names: str) -> list[int]:
-        """Three for an operand that spans classes, two for one that has a value a row."""
+        """The strides of operands: three for one that spans classes, two for one with a value for each row."""
         result: list[int] = []
         for name in names:
             if name in self.spanning:
@@ -201,7 +201,7 @@ def _cross_entropy(call: _Call) -> _Arguments:
     wants = call.wanted.gradients
     _, classes, inner = call.sizes
     up = (0, 0) if call.upstream is None else _row_strides(call.upstream)
-    z_loss = float(call.options.get("z_loss", 0.0))  # cross-entropy alone has no such option
+    z_loss = float(call.options.get("z_loss", 0.0))  # cross_entropy itself does not have this option
     arguments = [
         call.any, target, call.any if weight is None else weight.reshape(-1).contiguous(),
         *call.outputs("input", "target", "weight"),
@@ -222,8 +222,8 @@ def _cross_entropy(call: _Call) -> _Arguments:
 def _multilabel_margin(call: _Call) -> _Arguments:
     rows, classes, _ = call.sizes
     target = call.spanning["target"].movedim(1, 2).reshape(rows, classes)
-    listed = (target >= 0).long().cumprod(1)  # 1 up to the first that is negative
-    # where the list ends is padding, which must be -1; what lies beyond it is never looked at
+    listed = (target >= 0).long().cumprod(1)  # 1 up to the first negative number, then 0
+    # the first number after the list must be -1; the numbers after that are not read
     ends = listed.sum(1)
     first_negative = target.gather(1, ends.clamp(max=classes - 1)[:, None])[:, 0]
     out_of_range = ((target >= classes) & (listed == 1)).any(1) | ((ends < classes) & (first_negative < -1))

@@ -1,8 +1,8 @@
-"""Rowwise losses other than cross-entropy: a program handles some rows, and streams over their classes or features.
+"""Rowwise losses other than cross-entropy: a program handles some rows, and loops over their classes or features.
 
-Bytes a row of C elements of b bytes, for each operand that spans the row: a forward pass reads C b once, and with
-gradients a second time, from the cache it has just passed through; it writes C b for each wanted gradient, and b (or 4
-a block of rows) for the items. NLL reads one element a row, and its gradient writes C b, almost all of them zeros.
+Bytes for each row of C elements of b bytes, and each operand that spans the row: a forward pass reads C b once, and
+with gradients once more from the cache; it writes C b for each wanted gradient, and b for the item (or 4 for each block
+of rows). NLL reads one element of each row; its gradient writes C b, almost only zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from portaloss.backends.triton.numerics import exp, log1p, number, step
 
 @triton.jit
 def row_offset(row, inner, s_outer, s_inner):
-    """Where a row starts: rows are (outer, inner), as N and the K-dimensional axes merged."""
+    """The offset of a row's first element. A row has two indexes: outer along N, inner along the merged last axes."""
     return (row // inner) * s_outer + (row % inner) * s_inner
 
 
@@ -34,7 +34,7 @@ def row_upstream(
     row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM: tl.constexpr, ROWS: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
-    """What each row's derivatives are multiplied by."""
+    """The factor of each row's derivatives."""
     up = tl.load(scale_ptr) + tl.zeros([ROWS], MATH)
     if UPSTREAM:
         at = row_offset(row, inner, up_outer, up_inner)
@@ -50,7 +50,7 @@ def nll_kernel(
     WEIGHT: tl.constexpr, ITEMS: tl.constexpr, SUMS: tl.constexpr, WANT: tl.constexpr, UPSTREAM: tl.constexpr,
     MATH: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """-w[t] x[t]; a target out of range gives nan and no gradient. The gradient's zeros are there already."""
+    """-w[t] x[t]; a target out of range gives nan and no gradient. The gradient must be zero before."""
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
@@ -72,7 +72,7 @@ def nll_kernel(
 
 @triton.jit
 def hinge(x, lead, margin):
-    """margin - lead + x, with what rounding takes from margin - lead (Knuth's two-sum) given back."""
+    """margin - lead + x, corrected for the rounding error of margin - lead (Knuth's two-sum)."""
     a = margin - lead
     taken = a - margin
     lost = (margin - (a - taken)) - (lead + taken)
@@ -88,7 +88,7 @@ def multi_margin_kernel(
     SQUARE: tl.constexpr, WEIGHT: tl.constexpr, ITEMS: tl.constexpr, SUMS: tl.constexpr, WANT: tl.constexpr,
     UPSTREAM: tl.constexpr, MATH: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """The mean over classes of max(0, margin - x[t] + x[j])^p, j other than t; out of range as in nll_kernel."""
+    """The sum of max(0, margin - x[t] + x[j])^p over j other than t, divided by C; out of range as in nll_kernel."""
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
@@ -144,7 +144,7 @@ def multilabel_margin_kernel(
     ITEMS: tl.constexpr, SUMS: tl.constexpr, WANT: tl.constexpr, UPSTREAM: tl.constexpr, MATH: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Hinges of every right class against every wrong one. One row a program: rows have different numbers of labels.
+    """Hinges of every right class against every wrong one. One row a program: rows differ in their number of labels.
 
     ``wrong`` (rows, classes) marks the wrong classes and ``labels`` (rows,) counts the right ones, -1 where a target is
     out of range.
@@ -152,7 +152,7 @@ def multilabel_margin_kernel(
     row = tl.program_id(0).to(tl.int64) + tl.zeros([ROWS], tl.int64)
     program = tl.program_id(0).to(tl.int64)
     in_rows = row < rows
-    # of the scalar, not of the vector of one: summed up, it would lose what is known of its alignment
+    # from the scalar, not from the vector of one element: summing that would lose its known alignment
     x_row = row_offset(program, inner, x_outer, x_inner)
     t_row = row_offset(program, inner, t_outer, t_inner)
     g_row = row_offset(program, inner, g_outer, g_inner)
@@ -172,7 +172,7 @@ def multilabel_margin_kernel(
             over = wrong & (z > 0)
             loss += tl.where(over, z, 0.0)
             over_count += step(over, z)
-        if WANT:  # a row whose targets are out of range has no labels here, so all its classes get their 0
+        if WANT:  # a row with a target out of range has no labels here, so all its classes get 0
             at = gx_ptr + g_row + c * g_class
             tl.store(at, (over_count / classes * up).to(gx_ptr.dtype.element_ty), mask=inside & wrong)
     item = tl.sum(loss) / classes + tl.zeros([ROWS], MATH)
@@ -204,7 +204,7 @@ def multilabel_soft_margin_kernel(
     WEIGHT: tl.constexpr, ITEMS: tl.constexpr, SUMS: tl.constexpr, WANT_X: tl.constexpr, WANT_T: tl.constexpr,
     WANT_W: tl.constexpr, UPSTREAM: tl.constexpr, MATH: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """The mean over classes of w (x ([x >= 0] - t) + log1p(exp(-|x|))); every class is read once, gradients and all."""
+    """The mean over classes of w (x ([x >= 0] - t) + log1p(exp(-|x|))); classes are read once, also for gradients."""
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
