@@ -378,3 +378,17 @@ def test_hard_numbers_are_right_to_working_precision(name, options, given, dtype
             got = sum_to(np.asarray(derivative, np.float64), want.shape)
             size = define.layout.view(operand, sizes[operand].magnitude)
             assert worst(got, want, size, smooth, dtype) <= HARD_EPS, operand
+
+
+@EVERY_KIND
+def test_a_definition_takes_what_the_fast_code_takes(kind):
+    chapter = importlib.import_module(f"portaloss.reference.{LOSSES[kind].name}")
+    fast, plain = (
+        inspect.signature(function).parameters for function in (getattr(chapter, LOSSES[kind].name), chapter.definition)
+    )
+    assert [name for name in plain if name != "xp"] == [name for name in fast if name not in ("wants", "upstream")]
+    options = {option.name: fast[option.name].default for option in LOSSES[kind].options if option.changes_items}
+    assert {name: plain[name].default for name in options} == options
+    if LOSSES[kind].family is Family.POINTWISE:
+        operands = [0.25 for row in LOSSES[kind].operands if not row.optional]
+        assert chapter.definition(*operands) == chapter.definition(*map(np.array, operands))
