@@ -87,7 +87,7 @@ however small; there is one exponential for each probability, and none for a sta
 A step is three additions and three products, and nothing is rounded but these. A state may be lost that falls below the
 range of float64 while another fills its top; ``ctc_scaled.py`` finds out whether it matters.
 
-So scaled space it is, and samples for which it does not serve are done again in pairs (``ctc_pairs.py``).
+The chapter computes in scaled space, and once more in pairs (``ctc_pairs.py``) the samples that were not safe there.
 
 Both recursions run in float64 whatever the dtype of ``log_probs``: float32 would lose digits to T roundings, and to the
 narrow range of its exponent. exp(log_probs) - Γ cancels where model and posterior agree, which is the aim of training;

@@ -62,7 +62,7 @@ def sum_rows(array: Array) -> Array:
 
 
 def places(array: Array, t: Array) -> Array:
-    """Where element t of each row of (R, C) is in ``array.reshape(-1, order="A")``: indices as fast as they get."""
+    """Where element t of each row of (R, C) is in the array's memory, which is ``array.reshape(-1, order="A")``."""
     count, classes = array.shape
     class_by_class = array.flags.f_contiguous and not array.flags.c_contiguous
     place: Array = t * count if class_by_class else t.copy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mpmath
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -95,22 +94,6 @@ LOGITS = [
 #: float32 exp is good to 1.7 eps, log1p to 1.9 and a derivative V e / (r + e[t]) has two exps, a sum, a division and
 #: a product: 4.9 if all were at their worst together, which they are not for any input here.
 ULPS = 4.0
-
-
-def off_by(got, want, size=None):
-    """The largest error in units of eps; of the wanted value, or of the size of what was added up to it."""
-    got, eps = np.asarray(got), np.finfo(got.dtype).eps
-    worst = 0.0
-    sizes = want if size is None else size
-    for g, v, s in zip(got.ravel().tolist(), np.ravel(want).tolist(), np.ravel(sizes).tolist(), strict=True):
-        unit = max(abs(mpmath.mpf(s)) * float(eps), mpmath.mpf(float(np.finfo(got.dtype).smallest_subnormal)))
-        worst = max(worst, float(abs(mpmath.mpf(g) - v) / unit))
-    return worst
-
-
-def exact(array):
-    """The same numbers, in which every further operation has 50 digits."""
-    return np.array([mpmath.mpf(float(value)) for value in array.ravel()], dtype=object).reshape(array.shape)
 
 
 def check_float32(chapter, x, t, w=None, *, wants=("input",), sizes=None, **options):

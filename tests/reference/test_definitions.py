@@ -135,16 +135,16 @@ def through_softmax(loss, gradient, probabilities):
     return gradient - probabilities * gradient.sum(axis=2, keepdims=True)
 
 
-def worst(got, want, size, where=True):
+def worst(got, want, size, where=True, dtype=np.float64):
     """The largest error, in eps of the size: of the number or, where terms cancel, of the sum of theirs."""
-    info = np.finfo(got.dtype)
+    info = np.finfo(dtype)
     beyond = np.asarray(abs(want) > float(info.max), bool) & where
     assert np.isinf(got[beyond]).all()
     judged = np.asarray(abs(want) <= float(info.max), bool) & where
     assert np.isfinite(got[judged]).all()
-    # where a second derivative jumps, a central difference is off by as much as a step; and below are subnormals
+    # where a second derivative jumps, a central difference is off by a step, of numbers below 1e4; subnormals are below
     units = np.maximum(abs(want[judged]), size[judged]) * float(info.eps)
-    floor = np.where(size[judged] == 0, 1e-24, float(info.smallest_subnormal))
+    floor = np.where(size[judged] == 0, 1e-21, float(info.smallest_subnormal))
     return float((abs(exact(got[judged]) - want[judged]) / np.maximum(units, floor)).max(initial=0.0))
 
 
@@ -201,7 +201,35 @@ def test_the_definition_of_torch_tensors_is_pytorch_s_loss(kind):
     assert compared == {operand.name for operand in loss.differentiable}
 
 
-#: Kind, options, and rows of operands in the catalogue's order, as decimals that both dtypes round.
+#: Logits and targets: confident; more than float64 resolves; and wrong; below zero; far below; just shifted; small and
+#: large; a tie.
+LOGITS = [
+    *([40.25, 3.1, -2.7, 0.0], [88.1, 3.1, -2.7, 0.0], [40.25, 3.1, -2.7, 0.0], [-3.3, -70.1, -85.7, -44.4]),
+    *([-100.1, -100.3, -130.7, -177.7], [60.1, 59.7, 0.123, -31.7], [1e-3, 17.77, -17.77, 17.7], [2.5, 2.5, -80.1, 1]),
+]
+CLASSES = [0, 0, 2, 0, 0, 1, 1, 1]
+SOFT = [[0.0, 0.233, 0.467, 0.7]] * len(LOGITS)
+WEIGHTS = [0.3, 0.767, 1.233, 1.7]
+
+#: Leads within a rounding of the margin, on both sides, and a plain shortfall. 1.1 - 0.1 is not 1 in either dtype.
+EDGES = [[1.1, 0.1, 0.10000001, 0.7], [-3.3, -4.3, -4.2999997, 5.0], [1000.1, 999.1, 999.0999, 1000.1]]
+
+#: Close distances, and in the second row equal vectors, whose distance is that of eps alone.
+TRIPLETS = {
+    "anchor": [[1.0, 2.0, 3.0], [0.5, 0.25, 1.0]],
+    "positive": [[4.0, 6.5, 1.0], [0.5, 0.25, 1.0]],
+    "negative": [[1.0 + 2.0**-10, 7.0, 5.5], [1.0, 2.0, 2.5]],
+}
+
+#: 1 - cos is 2e-10; cos is -3e-8; a zero vector; squares the size of ε.
+PAIRS = [
+    ([1.0, 2.0, 3.0], [1.0, 2.0, 3.000244140625]),
+    ([1.0, 2.0, -1.0], [1.0, 1.0, 3.000000238418579]),
+    ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]),
+    ([1e-6, 2e-6, -1e-6], [3e-6, 1e-6, 1e-6]),
+]
+
+#: Kind, options, and operands by name, or rows of them in the catalogue's order; as decimals that both dtypes round.
 HARD = [
     # neighbours; a square that overflows or underflows float32 without its weight; large and small together
     ("mse", {}, [(1.0000001, 1, 0.3), (3e22, 1e20, 1.1e-30), (1.1e-22, 0, 3e30), (-1e4, 1e-4, 0.7), (0.1, 0.3, 1.3)]),
@@ -258,6 +286,65 @@ HARD = [
     ("margin_ranking", {}, [(1.0000001, 1, 1), (1.0000001, 1, -1), (0.3, 0.3, -1), (1e-40, 2e-40, 1)]),
     ("margin_ranking", {"margin": 0.5}, [(0.75, 0.25, 1), (0.7500001, 0.25, 1), (0.1, 0.7, -1), (0.3, -0.19, 1)]),
     ("margin_ranking", {"margin": -0.25}, [(0.1, 0.3, 1), (1e30, -1e30, -1), (0.1, 0.36, 1), (0.3, -0.1, 0.7)]),
+    ("nll", {}, {"input": [[-0.1, -1e-30, -88.7]] * 3, "target": [0, 1, 2], "weight": [0.3, 1.1, 0.7]}),
+    *(
+        ("multi_margin", {"p": p, "margin": margin}, {"input": EDGES, "target": [0, 0, 0]})
+        for p in (1, 2)
+        for margin in (1.0, 0.1)
+    ),
+    ("multilabel_margin", {}, {"input": EDGES, "target": [[0, -1, -1, -1]] * 3}),
+    # sure and right: σ(x) is within 1e-9 of the label, and -log σ of 0
+    (
+        "multilabel_soft_margin",
+        {},
+        {"input": [[20.5, -30.25, 14.125]], "target": [[1.0, 0.0, 1.0]], "weight": [[0.3, 1.0, 1.7]]},
+    ),
+    ("cross_entropy", {}, {"input": LOGITS, "target": CLASSES}),
+    *(
+        ("cross_entropy", {"label_smoothing": 0.1}, {"input": LOGITS, "target": target, **weight})
+        for target in (CLASSES, SOFT)
+        for weight in ({}, {"weight": WEIGHTS})
+    ),
+    *(
+        (
+            "cosine_embedding",
+            {"margin": -0.5},
+            {"input1": [x for x, _ in PAIRS], "input2": [y for _, y in PAIRS], "target": [target] * len(PAIRS)},
+        )
+        for target in (1.0, -1.0)
+    ),
+    *(
+        ("triplet_margin", {"p": p, "swap": swap, "margin": 3.0}, TRIPLETS)
+        for p in (1.0, 2.0, 3.0, 1.5, np.inf)
+        for swap in (False, True)
+    ),
+    # logits of up to 36 from features of both signs
+    (
+        "fused_linear_cross_entropy",
+        {},
+        {
+            "input": [[1.3, -2.7, 0.1, 3.9], [-0.7, 4.1, 2.3, -1.9]],
+            "linear_weight": [[2.9, -3.1, 1.7, 0.3], [-1.1, 0.9, 5.3, 2.1], [0.7, 3.3, -0.1, -2.3]],
+            "linear_bias": [0.3, -0.1, 0.7],
+            "target": [0, 1],
+        },
+    ),
+    # everything at once, at two positions
+    *(
+        (
+            "fused_linear_cross_entropy",
+            {"label_smoothing": 0.1, **beyond},
+            {
+                "input": [[1.3, -0.7, 0.1], [-0.7, 1.1, 0.3]],
+                "linear_weight": [[[0.9, -0.1, 0.7], [0.3, 1.1, -0.9]], [[0.3, 0.1, -0.7], [1.3, 0.1, -0.1]]],
+                "linear_bias": [[0.3, -0.1], [0.7, 0.9]],
+                "target": [[[0.3, 0.9], [0.7, 0.1]], [[0.2, 0.6], [0.8, 0.4]]],
+                "weight": [0.3, 1.7],
+                "token_weight": [[0.7, 1.3], [0.1, 0.9]],
+            },
+        )
+        for beyond in ({}, {"softcap": 1.5}, {"z_loss": 0.3}, {"softcap": 0.7, "z_loss": 0.1})
+    ),
 ]
 
 #: What may be lost, in eps. A function of NumPy's float32 costs up to 2.4 (exp), 2.2 (log1p) and 1.9 (log), a rounding
@@ -266,22 +353,42 @@ HARD_EPS = 6.0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("name", "options", "rows"), HARD, ids=lambda value: value if isinstance(value, str) else "")
-def test_hard_numbers_are_right_to_working_precision(name, options, rows, dtype):
+@pytest.mark.parametrize(("name", "options", "given"), HARD, ids=lambda value: value if isinstance(value, str) else "")
+def test_hard_numbers_are_right_to_working_precision(name, options, given, dtype):
     loss = LOSSES[LossKind[name.upper()]]
-    columns = zip(loss.operands, zip(*rows, strict=True), strict=False)
-    case = samples.Case("hard", 0, {row.name: np.array(column, dtype) for row, column in columns}, options)
+    if not isinstance(given, dict):
+        columns = zip(loss.operands, zip(*given, strict=True), strict=False)
+        given = {row.name: np.array(column, float) for row, column in columns}
+    arrays = {operand: np.array(value) for operand, value in given.items()}
+    case = samples.Case(
+        "hard", 0, {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in arrays.items()}, options
+    )
     define, truth = Definition(loss, case), Truth(loss, case)
     chapter = getattr(importlib.import_module(f"portaloss.reference.{name}"), name)
     items, derivatives = chapter(**define.operands, **define.options, wants=truth.wants)
-    sizes = truth.gradients(LossReduction.NONE, np.ones(len(rows)))
+    assert {np.asarray(array).dtype for array in (items, *derivatives.values())} == {np.dtype(dtype)}
+    sizes = truth.gradients(LossReduction.NONE, np.ones(truth.items_shape))
     with mpmath.workdps(2 * DIGITS):  # a step is added to numbers that are up to 1e76 times as large
         operands = {operand: exact(array) for operand, array in define.operands.items()}
-        got, want = np.asarray(items), define.exact_items(operands)
-        assert got.dtype == dtype
-        assert worst(got, want, truth.loss(LossReduction.NONE).magnitude) <= HARD_EPS
+        want = define.exact_items(operands)
+        size = define.layout.items_view(truth.loss(LossReduction.NONE).magnitude).reshape(want.shape)
+        assert worst(np.asarray(items, np.float64), want, size, dtype=dtype) <= HARD_EPS
         for operand, derivative in derivatives.items():
-            got = np.asarray(derivative)
             want, smooth = numerical_gradient(loss, define, operands, operand, 1)
-            assert got.dtype == dtype
-            assert worst(got, want, sizes[operand].magnitude, smooth) <= HARD_EPS, operand
+            got = sum_to(np.asarray(derivative, np.float64), want.shape)
+            size = define.layout.view(operand, sizes[operand].magnitude)
+            assert worst(got, want, size, smooth, dtype) <= HARD_EPS, operand
+
+
+@EVERY_KIND
+def test_a_definition_takes_what_the_fast_code_takes(kind):
+    chapter = importlib.import_module(f"portaloss.reference.{LOSSES[kind].name}")
+    fast, plain = (
+        inspect.signature(function).parameters for function in (getattr(chapter, LOSSES[kind].name), chapter.definition)
+    )
+    assert [name for name in plain if name != "xp"] == [name for name in fast if name not in ("wants", "upstream")]
+    options = {option.name: fast[option.name].default for option in LOSSES[kind].options if option.changes_items}
+    assert {name: plain[name].default for name in options} == options
+    if LOSSES[kind].family is Family.POINTWISE:
+        operands = [0.25 for row in LOSSES[kind].operands if not row.optional]
+        assert chapter.definition(*operands) == chapter.definition(*map(np.array, operands))
