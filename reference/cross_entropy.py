@@ -58,11 +58,10 @@ j ≠ t::
 
     L[t] = log(1 + r / e[t]) = log1p(r / e[t])
 
-has full precision, from the smallest number for a confident row up. Where Σ is from 1/2 to 2^86 and e[t] is not below
-2^-40, that is the whole story: nothing overflows or vanishes that matters, and no maximum is needed. Elsewhere one
-subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still fails a confident row: Σ is 1 + tiny, and the tiny
-part, which is the answer, is rounded away. Blanchard, Higham and Higham (2021) take the largest term out of the sum.
-Here it is the target's again, and with gap = m - x[t] ≥ 0::
+has full precision, from the smallest number for a confident row up. For most rows nothing overflows or vanishes in it
+that matters, and that is all. For the others one subtracts m = max x first. Then log Σ exp(x[j] - m) + m - x[t] still
+fails a confident row: Σ is 1 + tiny, and the tiny part, which is the answer, is rounded away. Blanchard, Higham and
+Higham (2021) take the largest term out of the sum. Here it is the target's again, and with gap = m - x[t] ≥ 0::
 
     L[t] = gap + log1p(r / exp(m) + expm1(-gap))
 
@@ -78,12 +77,7 @@ what the model and the target say, and inherent: ``magnitudes`` measures it.
 |m| + log Σ exp(x[j] - m). In the derivative, V + 2 ζ lse would swallow a small z-loss at a confident target, so there
 2 ζ lse p[t] is added last.
 
-*The shift.* exp(x - m) is less accurate than it looks: rounding x - m = -30 moves the exponent by 1e-6 in float32,
-eight units in the last place of the result. Most rows need no shift at all: with 0 ≤ m ≤ 60 the sum of exp(x) does not
-overflow, and exp(x) vanishes only where p does. Not shifting is exact and saves a pass. The other rows are shifted by
-m, and what rounding took from x - m is found by Knuth's two-sum and given back: exp(d + δ) = exp(d) (1 + δ).
-
-*The sum.* 32000 terms added one after another lose ten bits. ``sum_rows`` adds short runs, and their sums in float64.
+*The exponentials.* ``softmax.py`` has them: when a row needs no maximum, and what x - m loses to rounding.
 
 *What is left in float32.* NumPy's exp is off by up to 2.4 units in the last place, and enters p twice, above and below
 the line; a loss below 1 has the error of its r as well. Items and derivatives are off by 4 to 6 units at worst, where
@@ -121,16 +115,13 @@ In float32, a loss of log1p(exp(-30)), about exp(-30), survives; so does its der
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from portaloss.reference.lazy import LazyProduct
 from portaloss.reference.nll import divisor
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, class_numbers, np
-from portaloss.reference.rows import places, rows, sum_rows, unrows
-
-#: Rows whose Σ is from LEAST to MOST, and e of the target OWN at least, need no maximum: exp(x) vanishes only where p
-#: does, and MOST / OWN, the largest ratio of a sum to a term, does not overflow.
-LEAST, MOST, OWN = 0.5, 2.0**86, 2.0**-40
+from portaloss.reference.rows import rows, sum_rows, unrows
+from portaloss.reference.softmax import Softmax, softmax_without
 
 
 def definition(
@@ -188,15 +179,16 @@ def _hard(
     t = target.reshape(-1, 1)
     counted = t != ignore_index
     some_ignored = not counted.all()
-    # an ignored row looks up class 0, and what it found is dropped
+    # In an ignored row, class 0 stands in for the target. Its cost is set to 0 below.
     t = (np.where(counted, t, 0) if some_ignored else t).astype(np.intp, copy=False)
     own: Array | float = 1.0 if w is None else w[0][t]  # w[t]
-    softmax = _softmax(x, t, alone=s == 0.0 and z_loss == 0.0)
+    softmax = softmax_without(t, x, only_cost=s == 0.0 and z_loss == 0.0)
 
     loss = softmax.cost
     if w is not None:
         loss *= own
     if s > 0.0:
+        # Σ w[j] L[j] = Σ w[j] (m - x[j]) + (lse - m) Σ w[j]
         others = softmax.maximum - x
         if w is not None:
             others *= w
@@ -213,8 +205,8 @@ def _hard(
 
     derivatives: Derivatives = {}
     if "input" in wants:
-        factors: Array | float | None = None  # v off the target; none without smoothing
-        own_factor, factor_sum = own, own
+        factors: Array | float | None = None  # v[j] for j ≠ t; None for 0, without smoothing
+        own_factor, factor_sum = own, own  # v[t], and V
         if s > 0.0:
             factors = s / classes if w is None else (s / classes) * w
             own_factor = (1.0 - s) * own + (s / classes) * own
@@ -225,7 +217,8 @@ def _hard(
             factors = None if factors is None else factors * counts
             level = None if level is None else level * counts
         if factors is None and level is None:
-            # V p - v is V/Σ times e, but for -r at the target
+            # V p - v is e[j] V/Σ off the target, and -r V/Σ at it: one array, and one number a row that the caller's
+            # upstream gradient is multiplied by first, so that the array is gone over once
             slope = softmax.terms
             slope.reshape(-1, order="A")[softmax.place] = -softmax.rest
             total = (softmax.rest + softmax.term).astype(np.float64).reshape(target.shape)
@@ -241,9 +234,9 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float,
     x, t = rows(input, target)
     mixed = t if s == 0.0 else (1.0 - s) * t + s / x.shape[1]
     factors = mixed if w is None else mixed * w
-    # no class is the target: the largest is the one to take out of the sum
+    # There is no one target. The largest logit is the one whose rest must not be lost.
     largest = np.argmax(x, axis=1, keepdims=True)
-    softmax = _softmax(x, largest, alone=False)
+    softmax = softmax_without(largest, x, only_cost=False)
 
     costs = softmax.maximum - x
     costs += softmax.log_sum
@@ -267,79 +260,8 @@ def _soft(input: Array, target: Array, w: Array | None, s: float, z_loss: float,
     return loss.reshape(input.shape[0], 1, *input.shape[2:]), derivatives
 
 
-class _Softmax(NamedTuple):
-    """The parts of a softmax, with one class of each row (the target, or the largest) taken out of the sum."""
-
-    cost: Array  #: L[t]
-    terms: Array  #: e, times what all terms share; 0 at t
-    term: Array  #: e[t]
-    rest: Array  #: r, the sum of the terms but e[t]
-    place: Array  #: where t is in the terms' memory
-    maximum: Array | float = np.nan  #: m; not there where the cost of t alone is wanted, and no row needs it
-    log_sum: Array | float = np.nan  #: lse(x) - m
-
-
-def _softmax(x: Array, t: Array, *, alone: bool) -> _Softmax:
-    """``alone``: whether the cost of t is all that is wanted, and not that of other classes."""
-    plain: Array | None = None
-    if alone:  # found out from Σ, since to look for the largest and the least logit first takes longer than exp itself
-        terms, place, term, rest = _apart(np.exp(x), t)
-        total = rest + term
-        plain = (term >= OWN) & (total >= LEAST) & (total <= MOST)
-        if plain.all():
-            return _Softmax(np.log1p(rest / term), terms, term, rest, place)
-
-    m = np.maximum.reduce(x, axis=1, keepdims=True)
-    exponentials, largest = _exponentials(x, m, plain)
-    terms, place, term, rest = _apart(exponentials, t)
-    gap = m - x.reshape(-1, order="A")[place]
-    log_sum = np.expm1(-gap)
-    log_sum += rest / largest
-    np.log1p(log_sum, out=log_sum)
-    cost = gap + log_sum
-    if plain is not None:  # a row's result does not depend on its neighbours
-        ratio = np.divide(rest, term, out=np.zeros_like(rest), where=plain)
-        np.copyto(cost, np.log1p(ratio), where=plain)
-    return _Softmax(cost, terms, term, rest, place, m, log_sum)
-
-
-def _apart(terms: Array, t: Array) -> tuple[Array, Array, Array, Array]:
-    """The terms with 0 at t; where that is in memory, what was there, and the sum of the others."""
-    place = places(terms, t)
-    memory = terms.reshape(-1, order="A")
-    term = memory[place]
-    memory[place] = 0.0
-    return terms, place, term, sum_rows(terms)
-
-
-def _exponentials(x: Array, m: Array, plain: Array | None) -> tuple[Array, Array]:
-    """Exponentials of the rows and of their maxima m, shifted where they must be.
-
-    Whether a row is shifted depends on that row only, so its result doesn't depend on its neighbours.
-    """
-    shifted = m > 60.0
-    negative = m < 0.0
-    if negative.any():
-        # exp(-80) and all above it are normal numbers in float32
-        shifted |= negative & (np.minimum.reduce(x, axis=1, keepdims=True) < -80.0)
-    if plain is not None:
-        shifted &= ~plain
-    if not shifted.any():
-        return np.exp(x), np.exp(m)
-
-    c = m * shifted
-    d = x - c
-    added = d - x  # -c, as far as it went in; two-sum gets back exactly what d lacks of x - c
-    lost = (x - (d - added)) - (c + added)
-    np.copyto(lost, 0.0, where=np.isnan(lost))  # infinities have no rounding error
-    terms = np.exp(d, out=d)
-    lost *= terms
-    terms += lost
-    return terms, np.exp(m - c)
-
-
 def _slope(
-    softmax: _Softmax,
+    softmax: Softmax,
     factors: Array | float | None,
     own: Array | float,
     factor_sum: Array | float,

@@ -83,24 +83,11 @@ and in float64 by 1e-13.
 *Pairs*: keep α and β as m 2^e, e whole and beside m. Shifts by powers of two are exact, so that nothing is lost,
 however small; there is one exponential for each probability, and none for a state. But e goes wherever m goes.
 
-*Scaled space*: keep α and β themselves and take a power of two out of a sample's whole row when it has drifted; the
-exponents are added up on the side, and nothing is rounded. A step is three additions and three products. What is lost
-are states that fall below the range of float64 while another state fills its top, and it can be proved whether they
-matter. Instead of being flushed to 0 they are raised to a floor, 2^-1680 of the best: α and β can then only come out
-too large, and Z by no more than ::
+*Scaled space*: keep α and β themselves, and take a power of two out of all of a sample's states when they have drifted.
+A step is three additions and three products, and nothing is rounded but these. A state may be lost that falls below the
+range of float64 while another fills its top; ``ctc_scaled.py`` finds out whether it matters.
 
-    Σ over rescalings τ of  floor_τ Σ_s β_τ(s)    (and the same with α)
-
-All of it is known once both recursions have run. Where it is below 2^-60 of the smallest term of the derivative, the
-answer is that of pairs to the last digits. A sample for which it is not, or whose labels differ at some step by more
-than e^79 in probability (or are inf or nan), is done again in pairs.
-
-Two things keep the scaled recursion short. Probabilities are in units of the best one of the sample's labels at that
-step, so that no state grows by more than a factor of 3 a step. And blanks and labels live in separate rows, since
-only labels are jumped to and all blanks share one probability::
-
-    labels'_i = p_i (labels_i + blanks_i + jump_i labels_{i-1})
-    blanks'_i = r (blanks_i + labels_{i-1})
+So scaled space it is, and samples for which it does not serve are done again in pairs (``ctc_pairs.py``).
 
 Both recursions run in float64 whatever the dtype of ``log_probs``: float32 would lose digits to T roundings, and to the
 narrow range of its exponent. exp(log_probs) - Γ cancels where model and posterior agree, which is the aim of training;
@@ -138,23 +125,8 @@ from itertools import groupby, product
 from typing import Any, NamedTuple
 
 from portaloss.reference.ctc_pairs import in_pairs
+from portaloss.reference.ctc_scaled import BLOCK, in_scaled_space
 from portaloss.reference.notation import Array, Derivatives, Terms, Wants, np
-
-#: In a rescaled row of α or β the best state is 2^TOP, and none is less than 2^-FLOOR. Until the next rescaling a state
-#: grows by at most 3^32 and falls by at most 2^-DRIFT: all are normal float64s, from 2^-1022 to 2^1023.
-TOP_BITS = 900
-FLOOR_BITS = 780
-DRIFT_BITS = 230
-
-#: The largest difference in log probability between the labels of a sample at one step, for scaled space: two steps
-#: are then less than DRIFT_BITS.
-SPREAD = 79.0
-
-#: How far below the smallest term of the derivative the effect of the floor has to be: 7 bits below float64's last.
-MARGIN_BITS = 60
-
-#: Elements of α, of γ, or bins, that are handled at once: they stay in the cache.
-BLOCK = 1 << 17
 
 
 def definition(
@@ -211,7 +183,7 @@ def ctc(
     with np.errstate(all="ignore"):
         batch = _batch(log_probs, targets, input_lengths, target_lengths, blank)
         classes = _Classes(batch) if wanted else None
-        log_z, safe = _in_scaled_space(batch, None if classes is None else classes.take_off)
+        log_z, safe = in_scaled_space(batch, None if classes is None else classes.take_off)
         derivative = None if classes is None else classes.derivative
         if not safe.all():
             rest = np.flatnonzero(~safe)
@@ -286,7 +258,8 @@ class Batch(NamedTuple):
         )
 
 
-#: Told the posterior γ of some steps, from one on: of labels (steps, S, N), and of blanks (steps, S + 1, N).
+#: What is called with γ, the posterior, of some steps: the first of them, γ of labels (steps, S, N), and of blanks
+#: (steps, S + 1, N).
 Take = Callable[[int, Array, Array], None]
 
 
@@ -312,9 +285,9 @@ class _Classes:
         self._blank = batch.blank
         self._flat = self.derivative.reshape(steps, samples * classes)
 
-        # Bins to add up in: all classes of all samples where most occur in the labels, else only those that do, so
-        # that the cost does not grow with a large vocabulary. Labels that a sample does not have go to one that is
-        # dropped.
+        # Bins to add up in: one for each class of each sample. In a large vocabulary most classes are in no label, and
+        # only those that are get a bin, so that the cost does not grow with the vocabulary. One more bin, which is
+        # dropped, takes the labels that a sample does not have.
         of_label = np.arange(samples) * classes + labels
         self._columns: slice | Array = slice(None)
         count = samples * classes
@@ -337,190 +310,3 @@ class _Classes:
             by_class = np.bincount(index, gamma.reshape(-1), length * self._bins).reshape(length, self._bins)
             self._flat[part, self._columns] -= by_class[:, :-1]
             self.derivative[part, :, self._blank] -= blanks[start : start + block].sum(axis=1)
-
-
-class _Units(NamedTuple):
-    """Probabilities in units of the sample's best at the step: of labels (steps, S, N), and of blank (steps, N)."""
-
-    p: Array
-    r: Array
-    best: Array  # (steps, N), log of the best
-    worst: Array
-
-
-def _units(batch: Batch, steps: int, block: int) -> _Units:
-    """Those of the first steps, so many at a time."""
-    label_rows, samples = batch.labels.shape
-    log_y = batch.log_probs[:steps]
-    flat = (np.arange(samples) * log_y.shape[2] + batch.labels).ravel()
-    lines = log_y.reshape(steps, -1)
-    log_r = log_y[:, :, batch.blank].astype(np.float64)
-    best, worst = log_r.copy(), log_r.copy()
-    p = np.empty((steps, label_rows, samples))
-    for start in range(0, steps, block):
-        part = slice(start, start + block)
-        taken = np.take(lines[part], flat, axis=1, mode="clip")
-        taken = taken.reshape(len(taken), label_rows, samples)
-        np.maximum(best[part], taken.max(axis=1, initial=-np.inf), out=best[part])
-        np.minimum(worst[part], taken.min(axis=1, initial=np.inf), out=worst[part])
-        np.subtract(taken, best[part, None], out=p[part])
-        np.exp(p[part], out=p[part])
-    if not batch.used.all():
-        p *= batch.used
-    return _Units(p, np.exp(log_r - best), best, worst)
-
-
-class _Alpha:
-    """α in scaled space. A step's row is: nothing (a zero, what comes before the first label), S labels, S + 1 blanks.
-
-    Only the last row of each block of steps is kept, and a block is walked again when β gets there: the rows of all
-    steps would take longer to write to memory and to read than to compute.
-    """
-
-    def __init__(self, batch: Batch, units: _Units, every: int, block: int, *, once: bool) -> None:
-        """``every``: steps from one rescaling to the next; ``once``: whether nobody will ask ``again``."""
-        self._steps, self._labels, samples = units.p.shape
-        self._batch, self._units, self._every = batch, units, every
-        rows = 2 * self._labels + 2
-        self._block = 2 if once else block
-        self._kept = np.empty((self._block, rows, samples))  # of the block that is walked
-        self._kept[:, 0] = 0.0
-        self._starts = np.empty((0 if once else -(-self._steps // block), rows, samples))  # what comes before each
-        self._jumped = np.empty((self._labels, samples))
-        self._first = 0  # of the steps that are kept
-        #: A step's row times 2 to this, one a sample, is α.
-        self.exponent = np.zeros((self._steps, samples), np.int64)
-
-    def advance(self, t: int) -> Array:
-        """The row of step t, after that of the step before."""
-        i = t % self._block
-        if i == 0:
-            self._first = t
-            if len(self._starts):
-                self._starts[t // self._block] = self._kept[-1]
-        return self._walk(t, self._kept[i - 1], self._kept[i])
-
-    def again(self, t: int) -> Array:
-        """The row of step t, after that of the step behind."""
-        if t < self._first:
-            self._first -= self._block
-            before = self._starts[self._first // self._block]
-            for i in range(self._block):
-                before = self._walk(self._first + i, before, self._kept[i])
-        row: Array = self._kept[t - self._first]
-        return row
-
-    def kept(self) -> Array:
-        """The rows of the block that is walked."""
-        return self._kept[: self._steps - self._first]
-
-    def _walk(self, t: int, before: Array, now: Array) -> Array:
-        count, p, r, jumped = self._labels, self._units.p, self._units.r, self._jumped
-        labels, blanks = now[1 : count + 1], now[count + 1 :]
-        if t == 0:
-            now[1:] = 0.0
-            labels[:1] = np.ldexp(p[0, :1], TOP_BITS)
-            blanks[0] = np.ldexp(r[0], TOP_BITS)
-            self.exponent[0] = -TOP_BITS
-            return now
-        np.multiply(self._batch.jump, before[:count], out=jumped)
-        np.add(jumped, before[1 : count + 1], out=jumped)
-        np.add(jumped, before[count + 1 : -1], out=jumped)
-        np.multiply(jumped, p[t], out=labels)
-        np.add(before[count + 1 :], before[: count + 1], out=blanks)
-        np.multiply(blanks, r[t], out=blanks)
-        self.exponent[t] = self.exponent[t - 1]
-        if t % self._every == 0:
-            self.exponent[t] += _rescale(now[1:])
-        return now
-
-
-def _in_scaled_space(batch: Batch, take: Take | None) -> tuple[Array, Array]:
-    """log Z by the recursions of α and β themselves, and for which samples that is as good as by pairs."""
-    samples, label_rows = len(batch.input_lengths), len(batch.labels)
-    steps = int(batch.input_lengths.max(initial=0))
-    if steps == 0 or samples == 0:
-        return np.where(batch.target_lengths == 0, 0.0, -np.inf), np.full(samples, True)
-
-    rows = 2 * label_rows + 2
-    block = min(steps, max(2, BLOCK // (rows * samples)))
-    units = _units(batch, steps, block)
-    p, r, best, worst = units
-    within = np.arange(steps)[:, None] < batch.input_lengths
-    spread = np.where(within, best - worst, 0.0).max(axis=0)
-    safe = spread <= SPREAD  # False for nan
-    bits = float(np.max(spread, initial=1.0, where=safe)) / np.log(2.0)
-    every = min(32, int(DRIFT_BITS / bits))  # steps between rescalings
-    endings = {int(length) - 1: np.flatnonzero(batch.input_lengths == length) for length in set(batch.input_lengths)}
-
-    # Forward.
-    alpha = _Alpha(batch, units, every, block, once=take is None)
-    total = np.zeros(samples)  # Z, in units of 2^exponent at the sample's last step
-    for t in range(steps):
-        row = alpha.advance(t)
-        if (ending := endings.get(t)) is not None:
-            length = batch.target_lengths[ending]
-            total[ending] = row[label_rows + 1 + length, ending] + row[length, ending]
-
-    # No walk fits: known without arithmetic, which would find the floor's own small numbers.
-    repeats = ((batch.jump[1:] == 0.0) & batch.used[1:]).sum(axis=0)
-    possible = batch.input_lengths >= batch.target_lengths + repeats
-    mantissa, exponent = np.frexp(total)
-    exponent = exponent + alpha.exponent[np.maximum(batch.input_lengths - 1, 0), np.arange(samples)]
-    log_z = np.where(within, best, 0.0).T.sum(axis=1) + (np.log(mantissa) + exponent * np.log(2.0))
-    log_z[~possible] = -np.inf
-    log_z[(batch.input_lengths == 0) & (batch.target_lengths == 0)] = 0.0
-
-    # Backward, with γ = α β in place of α.
-    beta = np.zeros((rows - 1, samples))
-    labels, blanks = beta[:label_rows], beta[label_rows:]
-    ahead, jumped = np.empty((2, label_rows, samples))
-    weighted = np.empty(beta.shape if take is not None else 0)
-    exponent_b = np.zeros((steps, samples), np.int64)
-    for t in range(steps - 1, -1, -1):
-        if t + 1 < steps:
-            # what follows label i: itself, the next blank, the next label; what follows blank i: itself, label i
-            np.multiply(labels, p[t + 1], out=ahead)
-            blanks *= r[t + 1]
-            np.add(ahead, blanks[1:], out=labels)
-            blanks[:-1] += ahead
-            np.multiply(batch.jump[1:], ahead[1:], out=jumped[1:])
-            labels[:-1] += jumped[1:]
-            exponent_b[t] = exponent_b[t + 1]
-            if t % every == 0:
-                exponent_b[t] += _rescale(beta)
-        if (ending := endings.get(t)) is not None:
-            length = batch.target_lengths[ending]
-            beta[:, ending] = 0.0
-            beta[np.maximum(length - 1, 0), ending] = (length > 0) * 2.0**TOP_BITS
-            beta[label_rows + length, ending] = 2.0**TOP_BITS
-            exponent_b[t, ending] = -TOP_BITS
-        if take is not None:
-            # γ = α β / Z is at most 1, but α β would overflow: half of the exponent goes to each
-            if ending is not None or t % every in (0, every - 1):  # else no exponent has changed
-                gap = alpha.exponent[t] + exponent_b[t] - exponent
-                alpha_factor = np.ldexp(1.0 / mantissa, gap // 2)
-                beta_factor = np.ldexp(1.0, gap - gap // 2)
-            gamma = alpha.again(t)[1:]
-            gamma *= alpha_factor
-            np.multiply(beta, beta_factor, out=weighted)
-            gamma *= weighted
-            if t % block == 0:
-                walked = alpha.kept()
-                take(t, walked[:, 1 : label_rows + 1], walked[:, label_rows + 1 :])
-
-    # The effect of the floor, relative to Z: 2^-FLOOR in one of α and β meets at most 2^TOP in each state of the other.
-    gap = alpha.exponent + exponent_b - exponent + TOP_BITS - FLOOR_BITS
-    smallest = np.where(within, worst, 0.0).min(axis=0) / np.log(2.0)
-    rescaled = within & (np.arange(steps) % every == 0)[:, None]
-    effect = np.where(rescaled, gap, -np.inf).max(axis=0) + np.log2(2.0 * rows * steps)
-    safe &= ~possible | (effect <= smallest - MARGIN_BITS)
-    return log_z, safe
-
-
-def _rescale(rows: Array) -> Array:
-    """Bring the largest of each sample's states to 2^TOP or just below, in place; returns the exponents taken out."""
-    exponent: Array = np.frexp(rows.max(axis=0))[1] - TOP_BITS
-    rows *= np.ldexp(1.0, -exponent)
-    np.maximum(rows, 2.0**-FLOOR_BITS, out=rows)
-    return exponent

@@ -122,7 +122,7 @@ def definition(
         logits = softcap * xp.tanh(logits / softcap)
     target = target[:, None] if "int" in str(target.dtype) else target
     w = 1 if weight is None else weight.reshape(1, -1, *[1] * (logits.ndim - 2))
-    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
     return token_weight * softmax.definition(logits, target, w, **options, xp=xp)[:, 0]
 
 

@@ -81,18 +81,22 @@ def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: 
     """
     derivatives: Derivatives = {}
     gap = margin - input
+    # 1 or 0: a product with them chooses between the two parts, several times faster than np.where
     near = step(target != -1, input)
     far = step(target != 1, input)
 
     if "input" in wants:
-        push = in_place(np.negative, in_place(np.multiply, step(gap >= 0, input), far))
-        derivatives["input"] = in_place(np.add, push, near)
+        # [t ≠ -1] - [t ≠ 1] [m - x ≥ 0], in one array from the product on
+        slope = in_place(np.multiply, step(gap >= 0, input), far)
+        slope = in_place(np.negative, slope)
+        derivatives["input"] = in_place(np.add, slope, near)
 
     finite = np.isfinite(gap).all()
-    room = in_place(np.clip, gap, 0, np.inf)
+    hinge = in_place(np.clip, gap, 0, np.inf)
     if not finite:
-        return np.where(target != -1, input, 0) + np.where(target != 1, room, 0), derivatives
-    return LazySum((LazyProduct(near, input), LazyProduct(far, room))), derivatives
+        # 0 · inf is nan: here np.where has to choose
+        return np.where(target != -1, input, 0) + np.where(target != 1, hinge, 0), derivatives
+    return LazySum((LazyProduct(near, input), LazyProduct(far, hinge))), derivatives
 
 
 __all__ = ["definition", "hinge_embedding"]

@@ -84,20 +84,25 @@ def huber(input: Array, target: Array, weight: Array | None = None, *, delta: fl
         wants: which of input, target, weight to differentiate.
     """
     derivatives: Derivatives = {}
+    # ℓ = (e - c/2) (c/2) · 2: two arrays. They are computed in place, since fewer arrays fit into the cache for longer.
     e = input - target
-    half = np.clip(e, -delta, delta)  # c/2; in place, as below: a tile and its temporaries share the cache
-    half *= 0.5
-    e -= half
-    loss = LazyProduct(e, half, 0.5)
-    if weight is not None:
-        e *= half
-        e *= 2
-        loss = LazyProduct(e, weight)
-    if "weight" in wants:
-        derivatives["weight"] = e
+    half_c = np.clip(e, -delta, delta)
+    half_c *= 0.5
+    rest = e
+    rest -= half_c  # e - c/2
+    if weight is None:
+        loss = LazyProduct(rest, half_c, 0.5)
+    else:
+        unweighted = rest
+        unweighted *= half_c
+        unweighted *= 2
+        loss = LazyProduct(unweighted, weight)
+        if "weight" in wants:
+            derivatives["weight"] = unweighted
 
     if "input" in wants or "target" in wants:
-        slope = half if weight is None else half * weight
+        # c is twice c/2: the caller, who multiplies by a number anyway, doubles it for nothing
+        slope = half_c if weight is None else half_c * weight
         if "input" in wants:
             derivatives["input"] = LazyProduct(slope, 2.0)
         if "target" in wants:

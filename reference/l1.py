@@ -81,7 +81,7 @@ def l1(input: Array, target: Array, weight: Array | None = None, *, wants: Wants
             derivatives["target"] = LazyProduct(slope, -1.0)
 
         if weight is None and "weight" not in wants:
-            return LazyProduct(e, way), derivatives  # |e|, which nobody has to write
+            return LazyProduct(e, way), derivatives  # |e| = e sign(e): a caller who adds it up need not write it
 
     loss = np.abs(e)
     if "weight" in wants:

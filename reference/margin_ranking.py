@@ -83,19 +83,21 @@ def margin_ranking(input1: Array, input2: Array, target: Array, *, margin: float
         wants: which of input1, input2, target to differentiate.
     """
     derivatives: Derivatives = {}
-    behind = input2 - input1
-    short = behind * target if "target" in wants else in_place(np.multiply, behind, target)
-    short += margin
+    # x₂ - x₁ = -e, so that t times it only has to be added to m: the sign costs nothing
+    minus_e = input2 - input1
+    short = minus_e * target if "target" in wants else in_place(np.multiply, minus_e, target)
+    short += margin  # m - t e
 
     if wants:
-        active = step(short >= 0, short)
+        active = step(short >= 0, short)  # a
         if "target" in wants:
-            derivatives["target"] = behind * active
-        active *= target
+            derivatives["target"] = minus_e * active
+        slope = active
+        slope *= target  # t a
         if "input1" in wants:
-            derivatives["input1"] = LazyProduct(active, -1.0)
+            derivatives["input1"] = LazyProduct(slope, -1.0)
         if "input2" in wants:
-            derivatives["input2"] = active
+            derivatives["input2"] = slope
 
     return in_place(np.clip, short, 0, np.inf), derivatives
 

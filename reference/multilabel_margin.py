@@ -81,31 +81,33 @@ def multilabel_margin(input: Array, target: Array, *, wants: Wants = ()) -> Term
     count, classes = scores.shape
     listed = np.moveaxis(target, 1, -1).reshape(count, classes)
     ended = listed < 0
-    labels = np.where(ended.any(axis=1), np.argmax(ended, axis=1), classes)
+    labels = np.where(ended.any(axis=1), np.argmax(ended, axis=1), classes)  # how many each row has
 
-    # rows with most labels first: those that have a k-th label are then the first rows
+    # The k-th labels of all rows are compared with all classes in one step, for k = 0, 1, ... For the rows that have a
+    # k-th label to be the first ones, a plain slice, rows are sorted by how many labels they have.
     order = np.argsort(-labels, kind="stable") if (labels[1:] > labels[:-1]).any() else np.arange(count)
     labels = labels[order]
     most = int(labels[0]) if count else 0
-    x = np.asarray(scores[order], order="C" if scores.flags.c_contiguous else "F")  # a copy
+    x = np.asarray(scores[order], order="C" if scores.flags.c_contiguous else "F")  # a copy, to be written to
     place = places(x, listed[order, :most].astype(np.intp))
     real = np.arange(most) < labels[:, None]
     lead = np.zeros((count, most), x.dtype)
     lead[real] = x.reshape(-1, order="A")[place[real]]
-    x.reshape(-1, order="A")[place[real]] = -np.inf  # of wrong classes only: no pair with -inf has a hinge
+    # A right class is compared with wrong ones only: at -inf it is never within the margin of another right one.
+    x.reshape(-1, order="A")[place[real]] = -np.inf
 
-    sums = np.zeros((count, most))  # few a row, so that float64 costs nothing, and the loss is rounded once
+    sums = np.zeros((count, most))  # one number a label, so that float64 costs nothing and the loss is rounded once
     slope = np.zeros_like(x)
     for k in range(most):
         some = int(np.count_nonzero(labels > k))
         z = hinges(x[:some], lead[:some, k : k + 1], 1.0)
         sums[:some, k : k + 1] = sum_rows(z)
         if "input" in wants:
-            counted = np.greater(z, 0.0, out=z, casting="unsafe")  # in place: tile and temporaries share the cache
+            counted = np.greater(z, 0.0, out=z, casting="unsafe")  # n[i, y], over z, which is not needed again
             slope[:some] += counted
             slope.reshape(-1, order="A")[place[:some, k]] -= sum_rows(counted)[:, 0]
 
-    loss = np.empty((count, 1), input.dtype)
+    loss = np.empty((count, 1), input.dtype)  # and back into the order that was given
     loss[order] = np.add.reduce(sums, axis=1, keepdims=True) / classes
 
     derivatives: Derivatives = {}

@@ -101,10 +101,11 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
     """
     derivatives: Derivatives = {}
     classes = input.shape[1]
-    positive, tail, log_tail = tails(input)
+    positive, tail, log_tail = tails(input)  # [x ≥ 0], e and log(1 + e)
     gap = positive - target
     if weight is None and "weight" not in wants and gap.shape == input.shape:
-        items = sum_products(input, gap) + sum_products(log_tail)  # nobody has to write the costs
+        # Σ x gap + Σ log(1 + e), each in one pass: the array of costs is never written
+        items = sum_products(input, gap) + sum_products(log_tail)
     else:
         costs = input * gap
         costs += log_tail
@@ -113,7 +114,7 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
             derivatives["weight"] = costs / classes
 
     if "input" in wants:
-        gap += other_side(tail, positive)
+        gap += other_side(tail, positive)  # now σ(x) - t
         derivatives["input"] = LazyProduct(gap, 1.0, classes or 1) if weight is None else gap * (weight / classes)
     if "target" in wants:
         derivatives["target"] = (

@@ -36,12 +36,11 @@ With c = clip(e, -β, β), both branches are one product, as in the Huber loss::
 
     ℓ = (c/β) (e - c/2)
 
-For β = 1 it is the Huber loss of δ = 1, in which nothing is divided.
-
 For |e| ≤ β it is e/β · e/2; beyond, ±(e ∓ β/2). c/β is the derivative and never above 1, so that no square is formed:
 e²/β would overflow for a large β, and its e² underflow for a small one. Nothing cancels: |c/2| is at most half of |e|.
 
-A β so small that the dtype rounds it to 0 would make c/β = 0/0. It is L1.
+A β so small that the dtype rounds it to 0 would make c/β = 0/0. It is computed as L1; and β = 1, the default, as the
+Huber loss of δ = 1, which is the same and divides nothing.
 
 Source: Ross Girshick, "Fast R-CNN", International Conference on Computer Vision (2015);
 ``torch.nn.functional.smooth_l1_loss``.
@@ -101,7 +100,7 @@ def smooth_l1(input: Array, target: Array, *, beta: float = 1.0, wants: Wants = 
     if "target" in wants:
         derivatives["target"] = LazyProduct(slope, -1.0)
 
-    e -= 0.5 * c  # in place: a tile and its temporaries share the cache
+    e -= 0.5 * c  # in place: a new array would push another out of the cache
     return LazyProduct(e, slope), derivatives
 
 

@@ -147,7 +147,7 @@ def triplet_margin(
         wants: which of anchor, positive, negative to differentiate.
     """
     derivatives: Derivatives = {}
-    differentiate = bool(wants)
+    differentiate = bool(wants)  # else the norms need no directions
     near = _norm(_difference(anchor, positive, eps), p, differentiate)
     far = _norm(_difference(anchor, negative, eps), p, differentiate)
     side = _norm(_difference(positive, negative, eps), p, differentiate) if swap else None
@@ -157,22 +157,24 @@ def triplet_margin(
 
     if differentiate:
         features = np.broadcast_shapes(anchor.shape, positive.shape, negative.shape)[1]
+        # Each distance's derivative is multiplied by one number a row: whether the loss is active and, with ``swap``,
+        # which part of the gradient the distance gets of the two that it was the smaller of.
         active = step(excess >= 0, excess)
         share = active if side is None else active * _share(far, side)
-        pull = near.slope(active, features)
-        push = far.slope(share, features)
+        pull = near.slope(active, features)  # g(a, b)
+        push = far.slope(share, features)  # g(a, c)
         if "anchor" in wants:
-            derivatives["anchor"] = pull - push  # a new array: the others are wanted as well
+            derivatives["anchor"] = pull - push  # not in place: pull and push are derivatives themselves
         if "positive" in wants:
             derivatives["positive"] = LazyProduct(pull, -1.0)
         if "negative" in wants:
             derivatives["negative"] = push
         if side is not None and ("positive" in wants or "negative" in wants):
-            push = side.slope(active - share, features)
+            push_side = side.slope(active - share, features)  # g(b, c)
             if "positive" in wants:
-                derivatives["positive"] = -(pull + push)
+                derivatives["positive"] = -(pull + push_side)
             if "negative" in wants:
-                derivatives["negative"] = derivatives["negative"] + push
+                derivatives["negative"] = derivatives["negative"] + push_side
 
     return items.astype(anchor.dtype), derivatives
 
@@ -183,16 +185,24 @@ def _difference(x: Array, y: Array, eps: float) -> Array:
 
 
 class _Norm(NamedTuple):
-    """‖u‖, and its derivative as a quotient: a direction, with one number a feature, over one number a row."""
+    """‖u‖, and its derivative as a quotient: a direction, with one number a feature, over one number a row.
+
+    They stay apart so that what multiplies the derivative, one number a row too, goes into the divisor: the division is
+    then the only pass over the features.
+    """
 
     length: Array
     direction: Array
     divisor: Array | float
 
     def slope(self, upstream: Array, features: int) -> Array:
-        """The derivative times one number a row, over the direction. A single feature of many gets a share for each."""
+        """The derivative times one number a row, written over the direction.
+
+        Where one feature stands for many by broadcasting, its derivative will be summed over them: it is divided by
+        their number first.
+        """
         with np.errstate(divide="ignore"):
-            # inf where upstream is 0. To multiply with a reciprocal would be no faster, and one rounding more.
+            # Where upstream is 0 the divisor is inf, and the quotient 0, as it should be.
             divisor = self.divisor / upstream
         if self.direction.shape[1] < features:
             divisor = divisor * features
@@ -200,7 +210,7 @@ class _Norm(NamedTuple):
 
 
 def _norm(u: Array, p: float, differentiate: bool) -> _Norm:
-    """The norm of u; without ``differentiate``, the derivative's factors may be anything."""
+    """The norm of u; without ``differentiate``, what it holds for the derivative is not to be used."""
     if p == 2:
         length = np.sqrt(sum_products(u, u))
         return _Norm(length, u, _infinite_at_zero(length, length))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -282,7 +281,6 @@ class _Entry:
         )
 
 
-@lru_cache(maxsize=4096)
 def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Executable:
     return select(sku.kind, dtype=sku.dtype, reduction=sku.reduction, backend=backend, **dict(options))
 

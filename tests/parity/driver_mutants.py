@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 
-from portaloss.backends.cpu import backend, tiles
+from portaloss import engine
+from portaloss.backends.cpu import backend, sums, tiles
 from portaloss.kinds import LossKind as K
 
 from .mutants import mutant
@@ -15,32 +15,32 @@ from .mutants import mutant
 
 @mutant("mean divided by the count, not by the class weights", K.NLL)
 def _(patch):
-    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+    patch.setattr(engine, "divisor", lambda loss, options, operands, shape, xp: np.float64(np.prod(shape)))
 
 
 @mutant("mean divided by the count, not by the sum of the weights", K.L1)
 def _(patch):
-    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+    patch.setattr(engine, "divisor", lambda loss, options, operands, shape, xp: np.float64(np.prod(shape)))
 
 
 @mutant("batchmean ignored", K.KL_DIV)
 def _(patch):
-    patch.setattr(backend, "divisor", lambda loss, options, arranged: float(np.prod(arranged.items_shape)))
+    patch.setattr(engine, "divisor", lambda loss, options, operands, shape, xp: np.float64(np.prod(shape)))
 
 
 @mutant("target lengths are not in the mean", K.CTC)
 def _(patch):
-    def wrong(loss, options, arranged):
-        batch = len(arranged.operands["target_lengths"])
+    def wrong(loss, options, operands, shape, xp):
+        batch = len(operands["target_lengths"])
         return np.full(batch, float(batch))
 
-    patch.setattr(backend, "divisor", wrong)
+    patch.setattr(engine, "divisor", wrong)
 
 
 @mutant("all ignored: mean is 0, not nan", K.CROSS_ENTROPY)
 def _(patch):
-    right = backend.divisor
-    patch.setattr(backend, "divisor", lambda *args: right(*args) or 1.0)
+    right = engine.divisor
+    patch.setattr(engine, "divisor", lambda *args: right(*args) or np.float64(1.0))
 
 
 @mutant("all ignored: gradient is nan, not 0", K.CROSS_ENTROPY)
@@ -50,7 +50,7 @@ def _(patch):
 
 @mutant("the weight in the divisor has no derivative", K.MSE)
 def _(patch):
-    patch.setattr(backend._Call, "depends_on_total", lambda self, name: False)
+    patch.setattr(engine, "_depends_on_total", lambda plan, name: False)
 
 
 @mutant("last tile dropped", K.HUBER)
@@ -108,7 +108,7 @@ def _(patch):
 
     def wrong(self, index, slices, total, partials):
         for name in partials:
-            self.accumulators[name][...] = 0
+            self._sums[name][...] = 0
         right(self, index, slices, total, partials)
 
     patch.setattr(tiles.OrderedSum, "add", wrong)
@@ -130,11 +130,16 @@ def _sum_one_after_another(patch, dtype):
             return np.add.reduce(array, axis=axis, dtype=np.float64, keepdims=keepdims)
         return np.cumsum(np.ravel(array), dtype=dtype)[-1] if np.size(array) else 0.0
 
-    class Numpy(SimpleNamespace):
+    class Add:
+        def __call__(self, *args, **options):
+            return np.add(*args, **options)
+
+    class Numpy:
         def __getattr__(self, name):
             return getattr(np, name)
 
-    patch.setattr(tiles, "np", Numpy(add=SimpleNamespace(reduce=reduce)))
+    Add.reduce, Numpy.add = staticmethod(reduce), Add()
+    patch.setattr(sums, "np", Numpy())
 
 
 @mutant("last item never written", K.L1)

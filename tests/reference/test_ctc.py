@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from portaloss.reference import ctc as chapter
+from portaloss.reference import ctc_scaled
 from portaloss.reference.ctc import ctc, magnitudes
 
 INF, NAN = float("inf"), float("nan")
@@ -209,7 +210,7 @@ def both_spaces(operands):
     batch = chapter._batch(*operands, 0)
     found = []
     with np.errstate(all="ignore"):
-        for space in (chapter._in_scaled_space, chapter.in_pairs):
+        for space in (chapter.in_scaled_space, chapter.in_pairs):
             parts = []
             log_z = space(batch, lambda first, *gamma, parts=parts: parts.append((first, [g.copy() for g in gamma])))
             parts.sort(key=lambda part: part[0])
@@ -235,7 +236,8 @@ def test_blocks_of_steps_do_not_change_a_bit(block, monkeypatch):
     """Two steps a block, several, and all: lengths that end in a block's midst, and a rescaling at a block's start."""
     operands = draw(np.random.default_rng(3), 67, 5, 12, 7, scale=4.0, ragged=True)
     items, derivatives = ctc(*operands, wants=WANTS)
-    monkeypatch.setattr(chapter, "BLOCK", block)
+    for module in (chapter, ctc_scaled):
+        monkeypatch.setattr(module, "BLOCK", block)
     again, again_derivatives = ctc(*operands, wants=WANTS)
     np.testing.assert_array_equal(again, items)
     np.testing.assert_array_equal(again_derivatives["log_probs"], derivatives["log_probs"])

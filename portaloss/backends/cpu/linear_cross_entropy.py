@@ -18,8 +18,9 @@ from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
+from portaloss.backends.cpu.sums import sum_to
 from portaloss.backends.cpu.threads import get_num_threads, parallel
-from portaloss.backends.cpu.tiles import TILE, sum_to
+from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
 from portaloss.reference.fused_linear_cross_entropy import soft_cap
