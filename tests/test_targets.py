@@ -1,4 +1,4 @@
-"""Compiling for GPUs that are not there: what is read from the compiler's output, and what counts as a problem."""
+"""Compiling for absent GPUs: what is read from the compiler's output, and what is a problem."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _line(**fields: Any) -> Compiled:
 
 
 @needs_triton
-@pytest.mark.filterwarnings("ignore")  # what libraries warn of in other processes is not this test's concern
+@pytest.mark.filterwarnings("ignore")  # warnings of libraries in other processes do not matter here
 def test_one_kind_compiles_for_both_vendors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     path = tmp_path / "targets.json"
@@ -45,9 +45,9 @@ def test_one_kind_compiles_for_both_vendors(tmp_path: Path, capfd: pytest.Captur
     assert {line["chip"] for line in lines} == {"sm_90", "gfx942"}
     assert {line["kernel"] for line in lines} == {"pointwise_kernel"}  # 16-bit gradients are not rescaled
     assert all(line["passed"] and line["registers"] > 0 and line["spills"] == 0 for line in lines)
-    # eight numbers of 16 bits are the widest load that there is
+    # the widest load has eight numbers of 16 bits
     assert all(line["widest_load"] == 128 for line in lines if line["vector"])
-    # 33 x 77 is odd, so no load of two numbers is known to be aligned, nor one that ends where the mask does
+    # 33 x 77 is odd, so the compiler cannot assume that two numbers are aligned
     assert any(line["widest_load"] == 16 for line in lines if line["layout"] == "odd")
     # no launch twice
     keys = [(line["chip"], line["kernel"], line["layout"], line["variant"]) for line in lines]
@@ -114,7 +114,7 @@ def test_a_task_that_ends_its_process_is_the_only_one_lost(tmp_path: Path) -> No
     assert dict(run._each(_ends_its_process, range(6), 2, str(tmp_path))) == {0: 0, 1: 1, 2: 2, 3: None, 4: 4, 5: 5}
 
 
-# What is read, and what is judged
+# Reading and judging
 
 
 if run.missing() is None:
@@ -130,11 +130,11 @@ if run.missing() is None:
     def whole_row_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
         at = tl.arange(0, BLOCK)
         x = tl.load(x_ptr + at)
-        tl.store(y_ptr + at, x / tl.sum(x))  # every x is kept until the last is read
+        tl.store(y_ptr + at, x / tl.sum(x))  # all x are kept until the last is read
 
     @triton.jit
     def bad_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
-        at = tl.arange(0, BLOCK)  # which has to be a power of two
+        at = tl.arange(0, BLOCK)  # must be a power of two
         tl.store(y_ptr + at, tl.load(x_ptr + at))
 
 
@@ -159,7 +159,7 @@ def test_a_good_kernel(chip: Chip) -> None:
     assert not line.problem
     assert (line.kernel, line.variant, line.num_warps) == ("copy_kernel", "BLOCK=2048", 4)
     assert (line.widest_load, line.spills, line.stack, line.shared) == (128, 0, 0, 0)
-    assert 4 <= line.registers <= 64  # a thread holds 16 numbers, or 8 where a warp has 64 lanes, and two pointers
+    assert 4 <= line.registers <= 64  # a thread holds two pointers and 16 numbers, or 8 with 64 lanes
     assert not line.matrix
 
 
@@ -176,7 +176,7 @@ def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) 
 
 @compiles
 def test_spills_are_reported(chip: Chip) -> None:
-    # 1024 numbers a thread, where the most registers that a thread has are 255 on NVIDIA and 512 on AMD; 4 bytes each
+    # 1024 numbers of 4 bytes for each thread, which has at most 255 registers on NVIDIA and 512 on AMD
     line = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
     assert line.spills >= 512
     assert line.stack >= 2048
@@ -186,7 +186,7 @@ def test_spills_are_reported(chip: Chip) -> None:
 @compiles
 def test_too_much_shared_memory_is_reported(chip: Chip) -> None:
     line = _compile(whole_row_kernel, 2048, dataclasses.replace(chip, shared=8))
-    assert line.shared >= 16  # a partial sum a warp
+    assert line.shared >= 16  # a partial sum for each warp
     assert line.problem == f"{line.shared} bytes of shared memory, at most 8"
 
 

@@ -93,12 +93,12 @@ class Case:
     @property
     def operand_bytes(self) -> int:
         """The size of all operands together."""
-        return sum(_bytes(value) for value in self.operands.values())
+        return sum(value.nbytes for value in self.operands.values())
 
     @property
     def gradient_bytes(self) -> int:
         """The size of the gradients, which every implementation allocates."""
-        return sum(_bytes(self.operands[name]) for name in self.wanted)
+        return sum(self.operands[name].nbytes for name in self.wanted)
 
     def moved(self, direction: str) -> int | None:
         """The bytes that a direction must read and write; None where something else limits the speed.
@@ -113,10 +113,6 @@ class Case:
             input, target = self.operands["input"], self.operands["target"]
             read = target.numel() * (input.element_size() + target.element_size())
         return read if direction == "forward" else read + self.gradient_bytes
-
-
-def _bytes(tensor: Any) -> int:
-    return int(tensor.numel() * tensor.element_size())
 
 
 def draw(spec: Spec) -> Case:

@@ -111,6 +111,12 @@ class Report:
     about: dict[str, Any]
     lines: list[Line] = field(default_factory=list)
 
+    @property
+    def place(self) -> str:
+        """The GPU; on the CPU, the processor and the number of threads."""
+        machine = self.about["machine"]
+        return str(machine.get("gpu") or f"{machine['processor']}, {self.about['threads']} threads")
+
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         lines = [

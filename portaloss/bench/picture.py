@@ -58,9 +58,7 @@ def speedups(report: Report, path: Path) -> None:
     if dtypes:
         panels[0].legend(ncols=len(dtypes))
     panels[-1].set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
-    about = report.about
-    place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
-    figure.suptitle(f"forward + backward, mean: {place}")
+    figure.suptitle(f"forward + backward, mean: {report.place}")
     figure.savefig(path)
 
 

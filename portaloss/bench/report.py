@@ -27,9 +27,8 @@ def print_tables(report: Report, *, markdown: bool = False, file: Any = None) ->
     out = console(file, "bench", _PAGE if markdown else WIDTH, fixed=markdown)
     draw = _drawing(out, markdown)
     about = report.about
-    place = about["machine"].get("gpu") or f"{about['machine']['processor']}, {about['threads']} threads"
     torch, version = (about["versions"][name] for name in ("torch", "portaloss"))
-    out.print(f"mean reduction on {place}; torch {torch}, portaloss {version}", markup=False)
+    out.print(f"mean reduction on {report.place}; torch {torch}, portaloss {version}", markup=False)
     if about.get("copy_gb_s"):
         out.print(f"a copy on the device: {max(about['copy_gb_s']):.0f} GB/s")
     for size, dtype in dict.fromkeys((line.size, line.dtype) for line in report.lines):

@@ -25,10 +25,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 from triton.runtime.driver import driver
 
-from portaloss.backends.triton import backend, linear_cross_entropy, tuning
+from portaloss import engine
+from portaloss.arrange import specs
+from portaloss.backends.triton import linear_cross_entropy, tuning
 from portaloss.catalogue import LOSSES, Divisor, Domain, Extent, Family, Loss, Operand
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import differentiable, make_plan, result_dtype
+from portaloss.plan import make_plan, result_dtype
 from portaloss.targets.chips import Chip
 
 
@@ -158,18 +160,21 @@ def launches(kind: LossKind, dtype: str, chip: Chip) -> list[Launch]:
 def _call(
     loss: Loss, operands: dict[str, torch.Tensor], options: tuple[tuple[str, Any], ...], *, everything: bool
 ) -> None:
-    wants = differentiable(loss, operands)
     dtype = result_dtype(loss, operands)
-    none, mean = (make_plan(loss.kind, dtype, reduction, "triton", options) for reduction in list(LossReduction)[:2])
-    items = backend.forward(none, operands, ()).value
-    backend.backward(none, operands, torch.ones_like(items), wants)
+    none, mean = (
+        engine.prepare(make_plan(loss.kind, dtype, reduction, "triton", options), specs(operands))
+        for reduction in (LossReduction.NONE, LossReduction.MEAN)
+    )
+    wants = none.differentiable
+    items = engine.forward(none, operands).value
+    engine.backward(none, operands, torch.ones_like(items), wants)
     if everything:
-        backend.forward(mean, operands, ())
-        early = backend.forward(mean, operands, wants)
-        backend.rescale(early, torch.ones((), dtype=items.dtype))
+        engine.forward(mean, operands)
+        early = engine.forward(mean, operands, wants)
+        engine.rescale(mean, early.gradients or {}, torch.ones((), dtype=items.dtype))
     in_divisor = loss.divisor is Divisor.WEIGHT_SUM and "weight" in wants  # its gradient then has code of its own
     if everything or in_divisor:
-        backend.backward(mean, operands, 1.0, wants)
+        engine.backward(mean, operands, 1.0, wants)
 
 
 def _options(loss: Loss, operands: dict[str, torch.Tensor]) -> Iterator[tuple[tuple[str, Any], ...]]:

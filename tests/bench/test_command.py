@@ -16,7 +16,7 @@ TINY = ("bench", "--kind", "mse", "--kind", "huber", "--size", "tiny", "--rounds
 
 
 @pytest.mark.parametrize("load", [None, 0.0, 99.0])
-def test_a_busy_machine_is_said(load, capsys, monkeypatch):
+def test_a_busy_machine_is_reported(load, capsys, monkeypatch):
     monkeypatch.setattr(machine, "load", lambda: load)
     monkeypatch.setattr(machine, "cores", lambda: 2)
     assert cli.main([*TINY, "--with", "eager"]) == 0
@@ -65,7 +65,7 @@ def test_a_wrong_result_is_exit_code_1(tmp_path, capsys, monkeypatch):
     ] * 2
 
 
-def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_its_lines(tmp_path, monkeypatch):
     from portaloss.bench import run
 
     measure = run.measure
@@ -164,21 +164,21 @@ def test_reports_with_nothing_in_common_are_not_compared(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", [("--rounds", "0"), ("--threads", "-1"), ("--size", "giant"), ("--with", "nobody")])
-def test_options_that_are_no_use(option, capsys):
+def test_invalid_options(option, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(["bench", *option])
     assert exit.value.code == cli.USAGE
     assert option[1] in capsys.readouterr().err
 
 
-def test_no_gpu_is_said(monkeypatch, capsys):
+def test_a_missing_gpu_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "--device", "cuda"]) == cli.USAGE
     assert "sees no CUDA or HIP device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["torch", "threadpoolctl"])
-def test_what_is_missing_is_named(package, monkeypatch, capsys):
+def test_a_missing_package_is_named(package, monkeypatch, capsys):
     from portaloss.bench import command
 
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else object())

@@ -37,7 +37,7 @@ def test_contenders_take_turns():
     assert found["b"]["rounds"] == 3
 
 
-def test_a_disturbed_round_leaves_the_median_alone():
+def test_a_disturbed_round_does_not_change_the_median():
     found = timing.statistics([1.0, 1.0, 2.0, 3.0, 100.0])
     assert found == {"median_s": 2.0, "q1_s": 1.0, "q3_s": 3.0, "min_s": 1.0, "rounds": 5}
 
@@ -70,7 +70,7 @@ def test_the_clock_of_the_gpu(monkeypatch):
     assert len(calls) == 4
 
 
-def test_a_rise_is_what_was_allocated_at_most_at_once():
+def test_a_rise_is_the_peak_of_allocations():
     def call():
         first = np.ones(32 * MIB // 8)
         del first
@@ -78,8 +78,8 @@ def test_a_rise_is_what_was_allocated_at_most_at_once():
 
     found = memory.rise(call)
     if found is None:
-        pytest.skip("this system does not tell")
-    assert found >= 31 * MIB  # the system counts in pages, and only about
+        pytest.skip("this system does not report it")
+    assert found >= 31 * MIB  # the system counts pages, and not exactly
     if sys.platform == "linux":
         assert found < 40 * MIB  # not 48: the first one was gone
 
@@ -88,10 +88,10 @@ def test_memory_of_a_case_in_a_process_of_its_own():
     spec = Spec(LossKind.MSE, "float32", "large", (2048, 2048))
     found = {name: memory.peak_extra(spec, name, 1) for name in ("portaloss", "eager")}
     if found["eager"]["forward"] is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report it")
     gradient = 16 * MIB
     for name in found:
-        # at least the gradient, but for its unaligned ends; at most it and PyTorch's items, and a little
+        # at least the gradient without its unaligned ends; at most gradient, PyTorch's items and a little more
         assert gradient - MIB <= found[name]["forward_backward"] <= 2 * gradient + 4 * MIB
     assert found["eager"]["forward"] >= gradient - MIB  # its items
     assert found["portaloss"]["forward"] < gradient / 2  # none are stored
@@ -118,7 +118,7 @@ def measured(kind, names=("portaloss", "arrays", "eager"), dtype="float32"):
     return lines
 
 
-def test_a_row_has_everyone_s_times():
+def test_a_line_has_the_times_of_all_contenders():
     for line in measured(LossKind.KL_DIV):
         assert not line.error
         assert list(line.contenders) == ["portaloss", "arrays", "eager"]
@@ -130,7 +130,7 @@ def test_a_row_has_everyone_s_times():
         assert line.speedup() == line.speedups["portaloss"]["eager"] == pytest.approx(expected)
 
 
-def test_nothing_wrong_is_timed(monkeypatch):
+def test_a_wrong_result_is_not_timed(monkeypatch):
     from portaloss import functional
 
     right = functional.mse_loss
@@ -141,7 +141,7 @@ def test_nothing_wrong_is_timed(monkeypatch):
         assert line.speedups == {}
 
 
-def test_one_that_can_t_does_not_stop_the_others(monkeypatch):
+def test_a_contender_that_fails_does_not_stop_the_others(monkeypatch):
     def broken(loss, dynamic):
         def fails(**operands):
             raise RuntimeError("no compiler")
@@ -156,7 +156,7 @@ def test_one_that_can_t_does_not_stop_the_others(monkeypatch):
         assert line.median("eager") > 0
 
 
-def test_one_of_ours_that_can_t_is_a_failure(monkeypatch):
+def test_a_contender_of_ours_that_fails_is_a_failure(monkeypatch):
     from portaloss import functional
 
     def broken(input, target):
@@ -166,7 +166,7 @@ def test_one_of_ours_that_can_t_is_a_failure(monkeypatch):
     assert "no kernel" in measured(LossKind.MSE)[0].error
 
 
-def test_a_case_that_has_no_room_does_not_stop_the_others(monkeypatch):
+def test_too_little_memory_does_not_stop_the_others(monkeypatch):
     def full(spec):
         raise MemoryError("no room")
 
@@ -174,7 +174,7 @@ def test_a_case_that_has_no_room_does_not_stop_the_others(monkeypatch):
     assert {line.error for line in measured(LossKind.MSE)} == {"MemoryError: no room"}
 
 
-def test_an_absent_library_is_no_failure(monkeypatch):
+def test_an_absent_library_is_not_a_failure(monkeypatch):
     def absent(kind):
         raise contenders.UnavailableError("liger-kernel is not installed")
 
@@ -184,7 +184,7 @@ def test_an_absent_library_is_no_failure(monkeypatch):
     assert not line.error
 
 
-def test_memory_on_the_gpu_is_what_its_allocator_says(monkeypatch):
+def test_memory_on_the_gpu_is_that_of_the_allocator(monkeypatch):
     fake = SimpleNamespace(
         synchronize=lambda: None,
         memory_allocated=lambda: 100,

@@ -1,4 +1,4 @@
-"""What becomes of lines: JSON, means, what got slower, growth, pictures."""
+"""What is made of lines: JSON, means, comparisons, growth, pictures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     assert [one["direction"] for one in again.about["geometric_means"]] == ["forward_backward", "forward"]
 
 
-def test_what_is_no_report(tmp_path):
+def test_files_that_are_not_reports_are_refused(tmp_path):
     path = tmp_path / "a.json"
     for text in ("", "[]", '{"format": 1}', '{"format": 99, "rows": []}', '{"format": 1, "rows": [{"kind": "mse"}]}'):
         path.write_text(text)
@@ -97,14 +97,14 @@ def test_a_slowdown_is_found():
     assert worse(line(1.0), line(1.0)) == []
 
 
-def test_noise_is_no_slowdown():
+def test_noise_is_not_a_slowdown():
     assert worse(line(1.0), line(1.04)) == []  # within the threshold
     assert worse(line(1.0), line(1.04), threshold=0.01) == []  # 1.02 and 1.0192: the middle halves overlap
     assert worse(line(1.0), line(1.08), threshold=0.01) == [("portaloss", "time")]
     noisy = {"portaloss": times(1.2, spread=0.3), "eager": times(4.0)}
     assert worse(line(1.0), line(contenders=noisy)) == []  # the middle halves overlap
     assert worse(line(1.0, 4.0), line(1.5, 6.0)) == []  # the machine was slower, for PyTorch too
-    assert worse(line(1.0, None), line(1.5, None)) == [("portaloss", "time")]  # nothing to hold it against
+    assert worse(line(1.0, None), line(1.5, None)) == [("portaloss", "time")]  # there is nothing to compare with
 
 
 def test_more_memory_and_wrong_results_are_found():
@@ -116,7 +116,7 @@ def test_more_memory_and_wrong_results_are_found():
     assert worse(line(), line(contenders=little)) == []
 
 
-def test_only_rows_that_measure_the_same_are_compared():
+def test_only_lines_that_measure_the_same_are_compared():
     assert worse(line(1.0), line(9.0, shape=[8, 9])) == []
     assert compare.common(report(line()), report(line(shape=[8, 9]))) == 0
     assert compare.common(report(line(), line(kind="l1")), report(line())) == 1
@@ -137,17 +137,17 @@ def curve(exponent: float, overhead: float = 0.0) -> growth.Curve:
     return growth.Curve("elements", "mse", "float32", "portaloss", sizes, [(overhead + n**exponent) / n for n in sizes])
 
 
-def test_the_exponent_is_that_of_a_power():
+def test_the_exponent_of_a_power():
     assert curve(1.0).exponent == pytest.approx(1.0)
     assert curve(1.25).exponent == pytest.approx(1.25)
     assert curve(1.25).worst == pytest.approx(10 ** (0.25 * 5))
-    # a call's own cost is seen at the small end alone: at 10^6 it is a hundredth, which log-log makes 0.002
+    # the fixed cost of a call is a hundredth at 10^6, which changes the exponent by 0.002
     assert curve(1.0, overhead=1e4).exponent == pytest.approx(1.0, abs=0.005)
     assert math.isnan(dataclasses.replace(curve(1.0), sizes=[10], per_unit=[1.0]).exponent)
     assert growth.as_dicts([dataclasses.replace(curve(1.0), sizes=[10], per_unit=[1.0])])[0]["exponent"] is None
 
 
-def test_a_curve_is_made_of_a_kind_s_rows():
+def test_a_curve_is_made_of_a_kind_s_lines():
     made = [line(1e-3 * n, size=str(n), shape=[n], shapes={"input": [n]}) for n in (100, 10)]
     made += [line(size="10", direction="forward"), line(size="1000", error="wrong")]
     found = {one.contender: one for one in growth.curves(made)}
@@ -156,7 +156,7 @@ def test_a_curve_is_made_of_a_kind_s_rows():
     assert found["portaloss"].per_unit == pytest.approx([1e-3, 1e-3])
 
 
-def test_what_grows():
+def test_growth_s_kinds_and_sizes():
     kinds = [kind for kind in LossKind if growth.can_grow(kind)]
     assert {LossKind.MSE, LossKind.GAUSSIAN_NLL, LossKind.CTC, LossKind.CROSS_ENTROPY} <= set(kinds)
     found = growth.specs(kinds, ["float32"], "cpu", 10**8)

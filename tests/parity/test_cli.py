@@ -9,7 +9,7 @@ import pytest
 
 from portaloss import skus
 
-# other backends may be known here, and absent
+# only this backend: others may be absent
 KIND = ("--kind", "huber", "--dtype", "float32", "--backend", "cpu")
 
 
@@ -40,7 +40,7 @@ def test_a_run_ends_with_one_line_and_writes_its_reports(tmp_path):
     done = portaloss("parity", *KIND, "--json", "a.json", "--html", "a.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
-    assert done.stderr == ""  # no progress bar where nobody watches
+    assert done.stderr == ""  # no progress bar, since stderr is not a terminal
     lines = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert len(lines) == 6
     for line in lines:
@@ -138,10 +138,9 @@ def test_merging_a_failure_fails(tmp_path):
 def test_list_has_every_sku():
     done = portaloss("parity", "--list")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(sku) for sku in skus()]
-    assert len(done.stdout.splitlines()) == 480
 
 
-def test_the_last_line_does_without_rich(tmp_path):
+def test_without_rich_the_last_line_is_printed(tmp_path):
     code = "import sys; sys.modules['rich'] = sys.modules['jinja2'] = None"
     done = portaloss("parity", *KIND, "--json", str(tmp_path / "a.json"), code=code)
     assert done.returncode == 0
@@ -154,7 +153,7 @@ def test_the_last_line_does_without_rich(tmp_path):
 
 
 def test_parity_runs_without_torch():
-    # not a meta path finder that raises: what is asked is whether torch can be found at all
+    # find_spec is replaced, because the code asks whether torch can be found
     code = (
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"

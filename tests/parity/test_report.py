@@ -65,7 +65,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "rows": [{"sku": 1}]}', '{"format": 1, "rows": [3]}']
 )
-def test_what_is_no_report_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_report_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ReportError, match=r"a\.json"):
         read(tmp_path / "a.json")
@@ -84,13 +84,13 @@ def test_merging_machines_keeps_both():
     assert summary(merged) == "parity: 3 passed, 0 failed, 0 absent"
 
 
-def test_equal_rows_are_one():
+def test_equal_lines_are_merged():
     merged, notes = merge([[line()], [line()]])
     assert merged == [line()]
     assert notes == []
 
 
-def test_of_two_that_contradict_each_other_the_worse_is_kept_and_said():
+def test_of_two_contradicting_lines_the_worse_is_kept_with_a_note():
     failed = line(status="failed", worst_ulp=9.0)
     for pair in ([[line()], [failed]], [[failed], [line()]]):
         merged, notes = merge(pair)
@@ -101,10 +101,10 @@ def test_of_two_that_contradict_each_other_the_worse_is_kept_and_said():
     merged, _ = merge([[line(worst_ulp=2.0)], [line(worst_ulp=1.0)]])
     assert merged[0].worst_ulp == 2.0
     merged, _ = merge([[line(status="failed", worst_ulp=None)], [failed]])
-    assert merged[0].worst_ulp is None  # no number at all is worse than any
+    assert merged[0].worst_ulp is None  # no number is worse than any number
 
 
-def test_absent_goes_where_another_machine_has_the_backend():
+def test_absent_lines_are_dropped_where_another_machine_has_the_backend():
     merged, _ = merge([[line(), line(**ABSENT)], [line(**GPU)]])
     assert summary(merged) == "parity: 2 passed, 0 failed, 0 absent"
     other = {**ABSENT, "reason": "no driver", "versions": {"python": "3.13"}}
