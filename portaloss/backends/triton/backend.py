@@ -185,7 +185,7 @@ class Call:
             first = self.operands[names[0]]
             launched = pointwise.Pass(
                 losses.device_function(plan.kind),
-                [self.operands[name] if name in self.operands else first for name in names],
+                [self.operands[name] if name in self.operands else first for name in names],  # noqa: SIM401  # as mypy reads it
                 [name in self.operands for name in names],
                 self._layout.items_shape,
                 self._math,
