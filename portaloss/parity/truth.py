@@ -305,6 +305,8 @@ def _finite_product(a: Array, b: Array) -> Array:
 
 def _quotient(items: Array, by: Array) -> Array:
     """The sum of the items over the divisor, or of each item over its own."""
+    if by.ndim and not items.size:
+        return np.full((), np.nan)  # the mean of no items
     if by.ndim:
         return np.asarray(np.add.reduce(items / by, axis=None, dtype=_WIDE), np.float64)
     return np.asarray(np.add.reduce(items, axis=None, dtype=_WIDE) / by, np.float64)
