@@ -101,7 +101,10 @@ def _prepared(
 ) -> tuple[Prepared, dict[str, Any]]:
     """The call, prepared, and its operands: libraries, dtypes, devices and shapes decide that, and not their values."""
     key: Hashable = None
+    torch = sys.modules.get("torch")
     try:
+        if torch is not None and torch._C._get_tracing_state() is not None:
+            raise TypeError("the sizes that torch.jit.trace sees are tensors")
         key = (
             kind,
             reduction,
