@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from portaloss import arrays
 from portaloss.arrange import specs
-from portaloss.catalogue import LOSSES, Domain, Family, Loss, Operand, Option
+from portaloss.catalogue import LOSSES, Domain, Family
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.parity import samples
 from portaloss.parity.recipes import TILE
@@ -218,23 +216,3 @@ def test_sequences():
     impossible = by_name["impossible"].operands
     assert (impossible["target_lengths"] > impossible["input_lengths"]).any()
     assert (impossible["target_lengths"] <= impossible["input_lengths"]).any()
-
-
-def test_a_new_pointwise_loss_has_cases_without_a_change():
-    row = Loss(
-        LossKind.HUBER,  # any number: nothing but the row is looked at
-        Family.POINTWISE,
-        "quantile_loss",
-        "QuantileLoss",
-        (
-            Operand("input", Domain.REAL, differentiable=True),
-            Operand("target", Domain.REAL, differentiable=True),
-            Operand("scale", Domain.POSITIVE, differentiable=True),
-        ),
-        (Option("quantile", 0.5, (0.25, 0.75)),),
-    )
-    made = {case.name: case for case in samples.cases(row, "float16")}
-    assert {"plain", "kinks", "tile+1", "quantile=0.25", "quantile=0.75", "broadcast-scale-0d"} <= made.keys()
-    assert (made["kinks"].operands["scale"] > 0).all()
-    assert all(array.dtype == np.float16 for case in made.values() for array in case.operands.values())
-    assert samples.seed_of(row, "plain") == samples.seed_of(replace(row, function="other"), "plain")

@@ -219,7 +219,7 @@ class _Call:
             self._weight_sum[...] = 0.0
         if "linear_weight" in self._wants:
             gradient = self._gradients["linear_weight"]
-            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient)
+            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient, TILE)
         if "linear_bias" in self._wants:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
@@ -362,7 +362,7 @@ class _Matrix:
         for start in range(0, len(self._weight), self._block):
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
-            self._blas.cast(source, cast)
+            self._blas.cast(source, cast, TILE)
             rows = slice(start * self._positions, (start + len(source)) * self._positions)
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
@@ -383,9 +383,6 @@ def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) ->
         return function(slice(first, min(first + size, stop)))
 
     return parallel(call, -(-(stop - start) // size))
-
-
-# Between products of PyTorch, casts are PyTorch's too: its threads are already waiting for work
 
 
 __all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]
