@@ -54,7 +54,7 @@ def forward(prepared: Prepared, operands: Mapping[str, Any], wants: Collection[s
     """The loss; with mean and sum also the wanted gradients for an upstream gradient of 1, from the same pass."""
     with np.errstate(all="ignore"):  # overflow and the like are part of the answer
         plan = prepared.plan
-        call = prepared.backend.Call(prepared, operands, extras=plan.values.get("return_extras", False))
+        call: backends.Call = prepared.backend.Call(prepared, operands, extras=plan.values.get("return_extras", False))
         if plan.reduction is LossReduction.NONE:
             items, _ = call.run(items=True)
             return Forward(items, extras=call.extras)
@@ -72,12 +72,13 @@ def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wan
     """
     with np.errstate(all="ignore"):
         plan, shape = prepared.plan, prepared.layout.items_shape
-        call = prepared.backend.Call(prepared, operands)
+        call: backends.Call = prepared.backend.Call(prepared, operands)
         given = tuple(np.shape(upstream))
         if plan.reduction is LossReduction.NONE:
             if given != tuple(shape):
                 raise ValueError(f"upstream must have the shape of the loss, {shape}, got {given}")
-            return call.run(wants, scale=call.each(upstream))[1]
+            _, gradients = call.run(wants, scale=call.each(upstream))
+            return gradients
         if prod(given) != 1:
             raise ValueError(f"upstream must be one number, got shape {given}")
         by = _divisor(prepared, call)
@@ -86,7 +87,8 @@ def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wan
             # L = Σ w l / Σ w: by the quotient rule, each derivative by w loses L, shared by the items that w is part of
             repeats = max(prod(shape), 1) / max(prod(operands["weight"].shape), 1)
             offset = _reduced(call.run()[0], by) / repeats
-        return call.run(wants, scale=call.scale(upstream, by), offset=offset)[1]
+        _, gradients = call.run(wants, scale=call.scale(upstream, by), offset=offset)
+        return gradients
 
 
 def rescale(prepared: Prepared, gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:

@@ -24,11 +24,11 @@ def loss(entry: Loss, operands: Mapping[str, Tensor], options: Mapping[str, Any]
     Raises:
         NotImplementedError: PyTorch does not have the loss, or one of the operands or options.
     """
-    given = dict(options)
-    extensions = {one.name: getattr(one, "default", None) for one in (*entry.operands, *entry.options) if one.extension}
-    if any(name in operands or given.get(name, extensions[name]) != extensions[name] for name in extensions):
+    usual: dict[str, object] = {option.name: option.default for option in entry.options if option.extension}
+    operand_extensions = {operand.name for operand in entry.operands if operand.extension}
+    if operand_extensions & operands.keys() or any(options.get(name, usual[name]) != usual[name] for name in usual):
         raise NotImplementedError(f"PyTorch's {entry.function} does not have all of these operands and options")
-    given = {name: value for name, value in given.items() if name not in extensions}
+    given = {name: value for name, value in options.items() if name not in usual}
     if given.pop("batchmean", False) and reduction == "mean":
         reduction = "batchmean"
     with warnings.catch_warnings():
