@@ -1,3 +1,5 @@
+"""The cases of the parity matrix: the same every time, and with all that a loss must be tried on."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from portaloss import arrays
-from portaloss.arrange import specs
+from portaloss.arrange import pointwise, specs
 from portaloss.catalogue import LOSSES, Domain, Family, Loss, Operand, Option
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.parity import samples
@@ -22,8 +24,8 @@ def cases(kind, dtype="float32"):
 
 def of_domain(kind, domain, dtype="float32"):
     """All numbers that the cases of a kind draw for operands of a domain."""
-    rows = [row.name for row in LOSSES[kind].operands if row.domain is domain]
-    found = [case.operands[row] for case in samples.cases(kind, dtype) for row in rows if row in case.operands]
+    names = [operand.name for operand in LOSSES[kind].operands if operand.domain is domain]
+    found = [case.operands[name] for case in samples.cases(kind, dtype) for name in names if name in case.operands]
     return np.concatenate([np.ravel(array).astype(np.float64) for array in found])
 
 
@@ -77,9 +79,9 @@ def test_every_other_value_of_every_option_is_used(kind):
 
 @pytest.mark.parametrize("kind", LossKind)
 def test_every_optional_operand_is_given_and_left_out(kind):
-    for row in LOSSES[kind].operands:
-        if row.optional:
-            given = [row.name in case.operands for case in samples.cases(kind, "float32")]
+    for operand in LOSSES[kind].operands:
+        if operand.optional:
+            given = [operand.name in case.operands for case in samples.cases(kind, "float32")]
             assert any(given)
             assert not all(given)
 
@@ -221,8 +223,8 @@ def test_sequences():
 
 
 def test_a_new_pointwise_loss_has_cases_without_a_change():
-    row = Loss(
-        LossKind.HUBER,  # any number: nothing but the row is looked at
+    loss = Loss(
+        LossKind.HUBER,  # any kind: the cases depend on the entry alone
         Family.POINTWISE,
         "quantile_loss",
         "QuantileLoss",
@@ -231,10 +233,11 @@ def test_a_new_pointwise_loss_has_cases_without_a_change():
             Operand("target", Domain.REAL, differentiable=True),
             Operand("scale", Domain.POSITIVE, differentiable=True),
         ),
+        pointwise.ALIKE,
         (Option("quantile", 0.5, (0.25, 0.75)),),
     )
-    made = {case.name: case for case in samples.cases(row, "float16")}
+    made = {case.name: case for case in samples.cases(loss, "float16")}
     assert {"plain", "kinks", "tile+1", "quantile=0.25", "quantile=0.75", "broadcast-scale-0d"} <= made.keys()
     assert (made["kinks"].operands["scale"] > 0).all()
     assert all(array.dtype == np.float16 for case in made.values() for array in case.operands.values())
-    assert samples.seed_of(row, "plain") == samples.seed_of(replace(row, function="other"), "plain")
+    assert samples.seed_of(loss, "plain") == samples.seed_of(replace(loss, function="other"), "plain")
