@@ -1,4 +1,4 @@
-"""linear_cross_entropy beside PyTorch's: peak memory, and all that PyTorch's chunked path says it cannot do."""
+"""Peak memory of linear_cross_entropy beside PyTorch's, and what PyTorch's chunked path does not support."""
 
 from __future__ import annotations
 

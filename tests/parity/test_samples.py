@@ -1,4 +1,4 @@
-"""The cases of the parity matrix: the same every time, and with all that a loss must be tried on."""
+"""The cases of the parity matrix: they can be made again, and they cover what a loss can be given."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_case_is_accepted_and_every_float_is_of_the_dtype(kind):
 
 @pytest.mark.parametrize("kind", LossKind)
 def test_the_number_of_cases_is_bounded(kind):
-    # fewer would miss what is promised; more would make the matrix slow; what PyTorch does not have takes some more
+    # with fewer, something would not be covered; with more, the matrix would be slow; extensions need some more
     beyond = any(option.extension for option in LOSSES[kind].options)
     assert 20 <= len(samples.names(kind)) <= (80 if beyond else 60)
     assert len(set(samples.names(kind))) == len(samples.names(kind))
@@ -114,7 +114,7 @@ def test_pointwise_losses_meet_broadcast_operands(kind):
 
 
 def test_which_losses_broadcast_which_operands():
-    # a check of arrange that became too strict would silently drop these cases
+    # if a check in arrange became too strict, these cases would be dropped without an error
     expected = {
         LossKind.MSE: {"target", "input", "both", "weighted"},
         LossKind.KL_DIV: {"target", "input", "both"},

@@ -174,7 +174,7 @@ class Pass:
 
 
 def _summed(gradients: Arrays, shape: Shape) -> Collection[str]:
-    """The operands that broadcast, so that their gradients are sums. The shape of a tile of length 1 would not show it."""
+    """The operands that broadcast, so that their gradients are sums. In a tile of length 1 it would not show."""
     return [name for name, gradient in gradients.items() if gradient.shape != shape]
 
 
