@@ -1,6 +1,6 @@
-"""Arrays of either library: which one it is, and how to see it as NumPy without a copy.
+"""NumPy arrays and torch tensors: tells them apart, and converts between them without a copy.
 
-torch is never imported here: an object can only be a tensor if its caller has imported torch already.
+torch is not imported here. An object can be a tensor only if the caller has imported torch already.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ TORCH = "torch"
 
 
 def is_tensor(value: object) -> bool:
-    """Whether value is a torch tensor."""
+    """Whether ``value`` is a torch tensor."""
     torch = sys.modules.get("torch")
-    # a half-imported torch has no Tensor yet
+    # while torch is being imported it has no Tensor yet
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
 
 
 def library_of(operands: Mapping[str, Any]) -> str:
-    """``"numpy"`` or ``"torch"``.
+    """The library of all operands: ``"numpy"`` or ``"torch"``.
 
     Raises:
         TypeError: an operand is neither a NumPy array nor a torch tensor, or both kinds are mixed.
@@ -51,10 +51,10 @@ def library_of(operands: Mapping[str, Any]) -> str:
 
 
 def bfloat16() -> np.dtype[Any]:
-    """NumPy's bfloat16, which is ml_dtypes'.
+    """The dtype bfloat16 of NumPy arrays, which the package ml_dtypes provides.
 
     Raises:
-        ImportError: ml_dtypes is missing.
+        ImportError: ml_dtypes is not installed.
     """
     try:
         import ml_dtypes
@@ -142,10 +142,10 @@ def _numpy_dtypes() -> dict[Any, np.dtype[Any]]:
 
 
 def like(array: npt.NDArray[Any], library: str) -> Any:
-    """The array as the library's own: itself, a NumPy scalar for a 0-dimensional one, or a tensor on its memory."""
+    """The array as an object of the library: an array, a NumPy scalar if 0-dimensional, or a tensor on its memory."""
     if library == NUMPY:
         return array[()] if array.ndim == 0 else array
     torch = sys.modules["torch"]
-    if array.dtype.kind == "V":  # ml_dtypes' bfloat16 is the only one here; to ask for its name takes microseconds
+    if array.dtype.kind == "V":  # only bfloat16 of ml_dtypes is of kind V here; asking for the name takes microseconds
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -1,3 +1,5 @@
+"""The pool of threads of the CPU backend: its order, its errors, and its size."""
+
 import os
 import threading
 import time

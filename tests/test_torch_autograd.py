@@ -1,4 +1,4 @@
-"""Losses of torch tensors: values and gradients as PyTorch's own, shared memory, repeated backward passes."""
+"""Losses of torch tensors: values and gradients beside PyTorch's, shared memory, repeated backward passes."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""A CPU tensor gets the bits of the NumPy array that it shares memory with: one arithmetic, whatever the size."""
+"""A CPU tensor of any size gets the same bits as the NumPy array that it shares memory with."""
 
 from __future__ import annotations
 

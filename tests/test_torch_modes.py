@@ -1,4 +1,4 @@
-"""Modes and wrappers of PyTorch around a loss: autocast, meta and fake tensors, checkpointing, profiler, replicas."""
+"""Losses under PyTorch's modes and wrappers: autocast, meta and fake tensors, checkpointing, profiler, replicas."""
 
 from __future__ import annotations
 
