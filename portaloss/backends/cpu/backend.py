@@ -17,7 +17,7 @@ from portaloss.backends import Prepared
 from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, narrowed
 from portaloss.backends.cpu.chapters import CHAPTERS
-from portaloss.backends.cpu.threads import get_num_threads
+from portaloss.backends.cpu.threads import most_threads
 from portaloss.backends.cpu.tiles import TILE, Pass, broadcast, tile_size
 from portaloss.catalogue import INDICES, Domain, Family
 from portaloss.divisor import counts
@@ -87,7 +87,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
         row = (first[-1] if last else first[1]) if first else 1
     tile = min(max(tile_size(full, math_dtype(plan.dtype)), row), full)
     accumulators = sum(8 * prod(shape) for shape in shapes.values())
-    return get_num_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
+    return most_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
 
 
 def rescale(gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:
@@ -204,7 +204,8 @@ class Call:
             return self._run_linear(gradients, items, scale)
         if loss.family is Family.CTC:
             gradient = gradients.get("log_probs")
-            return ctc.run(known.chapter, self.operands, options, known.math, scale, items, gradient)
+            tensors = self._library == arrays.TORCH
+            return ctc.run(known.chapter, self.operands, options, known.math, scale, items, gradient, tensors=tensors)
         chapter = known.chapter if self._quick is None else Watched(known.chapter, self._quick)
         tiles = Pass(
             chapter,
@@ -218,6 +219,7 @@ class Call:
             scale,
             {} if offset is None else {"weight": float(offset)},
             sparse=known.sparse,
+            tensors=self._library == arrays.TORCH,
         )
         total = tiles.run() if known.tile is None else tiles.run_single(known.tile)
         if isinstance(chapter, Watched) and chapter.is_in_doubt:

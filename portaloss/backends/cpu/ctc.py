@@ -27,8 +27,13 @@ def run(
     upstream: float | Array,
     items: Array | None,
     gradient: Array | None,
+    *,
+    tensors: bool = False,
 ) -> Array:
-    """Fill ``items`` (N,) and ``gradient`` (T, N, C); returns the items in float64."""
+    """Fill ``items`` (N,) and ``gradient`` (T, N, C); returns the items in float64.
+
+    ``tensors``: whether the arrays share the memory of tensors.
+    """
     log_probs = operands["log_probs"]
     batch = log_probs.shape[1]
     results = np.zeros(batch)
@@ -57,7 +62,7 @@ def run(
                 derivative *= upstreams[part].astype(math)[None, :, None]
                 narrow_into(derivative, gradient[:, part])
 
-    parallel(samples, -(-batch // size))
+    parallel(samples, -(-batch // size), tensors=tensors)
     if items is not None:
         narrow_into(results.astype(math), items)
     return results

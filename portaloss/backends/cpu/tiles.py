@@ -51,7 +51,7 @@ class Pass:
     operands: Arrays
     options: Mapping[str, Any]
     math: np.dtype[Any]  #: what floating operands are widened to
-    as_they_are: Collection[str] = ()  #: operands that are not widened: class indices, and ``sparse``
+    as_they_are: Collection[str] = ()  #: operands that are not widened: class indices, which are copied, and ``sparse``
     axis: int | None = None  #: the class axis, which tiles do not cut; None or 1
     items: Array | None = None  #: where to store the items, if they are wanted
     gradients: Arrays = field(default_factory=dict)  #: where to store gradients
@@ -60,6 +60,7 @@ class Pass:
     #: The operand that the chapter looks at in one class of a row only: it is not widened, and a tile may be larger.
     #: Its derivative is a OneHot, and its gradient has to be full of zeros.
     sparse: str = ""
+    tensors: bool = False  #: whether arrays share the memory of tensors
 
     def run(self) -> float:
         """Fill ``items`` and ``gradients``; returns the sum of the items in float64, if they are not stored."""
@@ -92,7 +93,7 @@ class Pass:
             )
             sums.add(index, slices, total, partials)
 
-        parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None)
+        parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None, tensors=self.tensors)
         for name, accumulated in sums.sums().items():
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total()
@@ -115,6 +116,16 @@ class Pass:
             arrays["upstream", ""] = self.upstream
         return arrays
 
+    def _for_chapter(self, name: str, array: Array) -> Array:
+        """A tile of an operand as the chapter takes it."""
+        if array.dtype == self.math or name == self.sparse:
+            return array
+        if name in self.as_they_are:
+            # NumPy checks all indices, and then reads them again where it uses them. In between, another thread or
+            # library may change an array of the caller's, but not this copy.
+            return array.copy()
+        return widen(array, self.math)
+
     def _tile(
         self,
         operands: Arrays,
@@ -126,10 +137,7 @@ class Pass:
     ) -> tuple[float, dict[str, Array]]:
         """Run the chapter on a tile: the sum of its items, and the sums of gradients over broadcast axes."""
         math = self.math
-        widened = {
-            name: array if array.dtype == math or name in self.as_they_are else widen(array, math)
-            for name, array in operands.items()
-        }
+        widened = {name: self._for_chapter(name, array) for name, array in operands.items()}
         computed, derivatives = self.chapter(**widened, **self.options, wants=gradients)
         if self.sparse:
             computed = widen(computed, math)
