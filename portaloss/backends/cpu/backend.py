@@ -112,6 +112,7 @@ class Known:
     chapter: Callable[..., Any]
     sparse: str  #: the operand that the chapter reads in one class of a row only, or ""
     as_they_are: frozenset[str]  #: operands that are not widened
+    copied: frozenset[str]  #: class indices and lengths that are copied before they are checked
     tile: tuple[int, ...] | None  #: the shape that the operands broadcast to, where it is one tile
 
 
@@ -135,6 +136,8 @@ def settle(plan: Plan, operands: Mapping[str, Spec], layout: Layout) -> Known:
         CHAPTERS[plan.kind],
         sparse,
         frozenset(indices | {sparse}),
+        # of rowwise losses, tiles copy theirs: such a target may be as large as the scores
+        frozenset(() if loss.family is Family.ROWWISE else indices),
         tile,
     )
 
@@ -154,6 +157,9 @@ class Call:
         self._known: Known = prepared.known
         self._library = arrays.TORCH if arrays.is_tensor(next(iter(operands.values()))) else arrays.NUMPY
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
+        for name in self._known.copied:
+            # what is checked is what is used: meanwhile another thread or library may change the caller's array
+            self._given[name] = self._given[name].copy()
         arrangement = self._plan.loss.arrangement
         #: Whether tiles are to look at values.
         self._quick = None if now or self._known.tile is not None else arrangement.quick

@@ -264,7 +264,7 @@ class _Call:
         if self._bias is not None:
             logits += self._bias
         rows = slice(chunk.start + part.start, chunk.start + part.stop)
-        target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None].copy()
+        target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None]
         slope: Array | None = None
         if self._softcap > 0.0:
             logits[...], slope = soft_cap(logits, self._softcap)
