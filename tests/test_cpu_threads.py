@@ -1,5 +1,7 @@
 """The pool of threads of the CPU backend: its order, its errors, and its size."""
 
+import _thread
+import multiprocessing
 import os
 import subprocess
 import sys
