@@ -1,4 +1,4 @@
-"""portaloss.functional has the signatures, the deprecated arguments and the warnings of torch.nn.functional."""
+"""The signatures, deprecated arguments and warnings of portaloss.functional are those of torch.nn.functional."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""Hugging Face models with portaloss's loss: the same loss and gradients, no logits, and the way back."""
+"""Patched Hugging Face models: the same loss and gradients, no logits, and unpatching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What linear_cross_entropy has and PyTorch's does not: against what one would write with PyTorch's other functions."""
+"""Options of linear_cross_entropy that PyTorch's lacks, compared with the same computed by other PyTorch functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it loads, what each kind must have, what the README shows."""
+"""The package as a whole: what an import loads, what each kind must have, and the code in the README."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ else:
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-#: Put before a program: any import of these fails, as where they are not installed.
+#: Put before a program, it makes these imports fail, as if the packages were not installed.
 BLOCKED = """
 import sys
 class Blocked:
@@ -120,10 +120,10 @@ def chapter(kind: LossKind) -> str:
 
 
 def lacks(kind: LossKind) -> list[str]:
-    """What a kind still lacks, each by the place where it belongs."""
+    """What a kind still lacks, and where it belongs."""
     loss = LOSSES.get(kind)
     if loss is None:
-        return ["a row in portaloss/catalogue.py"]
+        return ["an entry in portaloss/catalogue.py"]
     functional, nn = importlib.import_module("portaloss.functional"), importlib.import_module("portaloss.nn")
     text, book = chapter(kind), (ROOT / "reference" / "README.md").read_text(encoding="utf-8")
     function = getattr(functional, loss.function, None)
@@ -141,12 +141,12 @@ def lacks(kind: LossKind) -> list[str]:
         f"portaloss.nn.{loss.module}": isinstance(module, type),
         f"{loss.module} in portaloss.nn.__all__": loss.module in getattr(nn, "__all__", ()),
         "cases in the parity matrix": len(list(samples.names(kind))) > 0,
-        "a row in the README's table": readme_row(kind) in README,
+        "a line in the README's table": readme_line(kind) in README,
     }
     return [what for what, there in present.items() if not there]
 
 
-def readme_row(kind: LossKind) -> str:
+def readme_line(kind: LossKind) -> str:
     loss = LOSSES[kind]
     gradients = ", ".join(operand.name for operand in loss.operands if operand.differentiable)
     return f"| {kind.value} | `{loss.function}` | {loss.family.value} | {gradients} |"

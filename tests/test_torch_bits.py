@@ -1,4 +1,4 @@
-"""A CPU tensor gets the bits of the NumPy array that it shares memory with: one arithmetic, whatever the size."""
+"""A CPU tensor of any size gets the same bits as the NumPy array that it shares memory with."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_every_case_of_the_parity_matrix(kind, dtype):
             else:
                 names = list(case.operands)
 
-                def function(*operands, how=reduction, names=names, options=case.options):
-                    return dispatch.loss(kind, how, dict(zip(names, operands, strict=True)), **options)
+                def loss_of(*operands, names=names, reduction=reduction, case=case):
+                    return dispatch.loss(kind, reduction, dict(zip(names, operands, strict=True)), **case.options)
 
-                positions = [names.index(name) for name in wants]
-                expected = value_and_grad(function, positions)(*case.operands.values())[1]
+                gradient_of = value_and_grad(loss_of, [names.index(name) for name in wants])
+                _, expected = gradient_of(*case.operands.values())
             given = arrays.like(np.array(upstream), arrays.TORCH)
             gradients = torch.autograd.grad(loss, [tensors[name] for name in wants], given)
             for name, gradient, want in zip(wants, gradients, expected, strict=True):

@@ -1,4 +1,4 @@
-"""What PyTorch's compilers, transforms and higher derivatives make of each kind: see docs/torch-features.md."""
+"""Each kind under PyTorch's compilers, transforms and higher derivatives. docs/torch-features.md lists the results."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The cases of the parity matrix: they can be made again, and they cover what a loss can be given."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -20,8 +22,8 @@ def cases(kind, dtype="float32"):
 
 def of_domain(kind, domain, dtype="float32"):
     """All numbers that the cases of a kind draw for operands of a domain."""
-    rows = [row.name for row in LOSSES[kind].operands if row.domain is domain]
-    found = [case.operands[row] for case in samples.cases(kind, dtype) for row in rows if row in case.operands]
+    names = [operand.name for operand in LOSSES[kind].operands if operand.domain is domain]
+    found = [case.operands[name] for case in samples.cases(kind, dtype) for name in names if name in case.operands]
     return np.concatenate([np.ravel(array).astype(np.float64) for array in found])
 
 
@@ -59,7 +61,7 @@ def test_every_case_is_accepted_and_every_float_is_of_the_dtype(kind):
 
 @pytest.mark.parametrize("kind", LossKind)
 def test_the_number_of_cases_is_bounded(kind):
-    # fewer would miss what is promised; more would make the matrix slow; what PyTorch does not have takes some more
+    # with fewer, something would not be covered; with more, the matrix would be slow; extensions need some more
     beyond = any(option.extension for option in LOSSES[kind].options)
     assert 20 <= len(samples.names(kind)) <= (80 if beyond else 60)
     assert len(set(samples.names(kind))) == len(samples.names(kind))
@@ -75,9 +77,9 @@ def test_every_other_value_of_every_option_is_used(kind):
 
 @pytest.mark.parametrize("kind", LossKind)
 def test_every_optional_operand_is_given_and_left_out(kind):
-    for row in LOSSES[kind].operands:
-        if row.optional:
-            given = [row.name in case.operands for case in samples.cases(kind, "float32")]
+    for operand in LOSSES[kind].operands:
+        if operand.optional:
+            given = [operand.name in case.operands for case in samples.cases(kind, "float32")]
             assert any(given)
             assert not all(given)
 
@@ -110,7 +112,7 @@ def test_pointwise_losses_meet_broadcast_operands(kind):
 
 
 def test_which_losses_broadcast_which_operands():
-    # a check of arrange that became too strict would silently drop these cases
+    # if a check in arrange became too strict, these cases would be dropped without an error
     expected = {
         LossKind.MSE: {"target", "input", "both", "weighted"},
         LossKind.KL_DIV: {"target", "input", "both"},

@@ -28,12 +28,18 @@ _MAX_INT = 2**31 - 1  # BLAS takes C ints
 
 
 class Blas:
-    """SciPy's BLAS: products and casts of whole matrices, on all threads."""
+    """SciPy's BLAS: products and casts of whole matrices, on all threads.
+
+    ``tensors``: whether the arrays share the memory of tensors, so that casts use as many threads as PyTorch does.
+    """
 
     #: Whether a product with many columns is faster a few columns at a time.
     in_parts = False
     #: Whether a long sum is faster where the result is stored by columns.
     transposed = True
+
+    def __init__(self, *, tensors: bool = False) -> None:
+        self._tensors = tensors
 
     def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
         """out = a b, or out += a b; all float32, or all float64.

@@ -19,7 +19,7 @@ from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 from portaloss.backends.cpu.sums import sum_to
-from portaloss.backends.cpu.threads import get_num_threads, parallel
+from portaloss.backends.cpu.threads import most_threads, parallel
 from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
@@ -105,7 +105,7 @@ def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], m
     chunk = _chunk_rows(rows, hidden, classes, itemsize, max_memory, cast=dtype.itemsize < 4)
     scratch = chunk * _row_size(hidden, classes) * itemsize
     scratch += min(max_memory // 4 + hidden * itemsize, classes * hidden * itemsize)  # a cast block of the weight
-    scratch += get_num_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
+    scratch += most_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
     scratch += classes * (4 * 8 + GROUP * itemsize)  # bias, its sum, class weights, their sum and its parts
     if dtype.itemsize < 4:
         scratch += classes * hidden * itemsize
@@ -190,7 +190,8 @@ class _Call:
         self._rows, hidden = self._input.shape
         self._shape = linear_weight.shape[:-1]  # of a row of logits
         self._outputs = prod(self._shape)
-        self._blas = TorchBlas() if tensors and is_exact_in_torch(self._math) else Blas()
+        self._tensors = tensors
+        self._blas = (TorchBlas if tensors and is_exact_in_torch(self._math) else Blas)(tensors=tensors)
         self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, self._blas)
         self._chunk = _chunk_rows(
             self._rows, hidden, self._outputs, self._math.itemsize, max_memory, cast=not self._matrix.direct
@@ -234,7 +235,8 @@ class _Call:
         # tiles return parts of the gradients that are sums, to be added in order; a group limits how many wait
         group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
         for start in range(0, len(x), group):
-            sums = _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part))
+            stop = min(start + group, len(x))
+            sums = _over(start, stop, size, lambda part: self._run_tile(rows, part), tensors=self._tensors)
             for class_sum, bias_sum in sums:
                 self._class_sum += class_sum
                 self._bias_sum += bias_sum
@@ -375,14 +377,14 @@ def _packed(logits: Array) -> Iterator[slice]:
         yield slice(start, start + block)
 
 
-def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
+def _over(start: int, stop: int, size: int, function: Callable[[slice], Any], *, tensors: bool) -> list[Any]:
     """Call the function on slices of ``size`` from start to stop, on all threads; returns the results in order."""
 
     def call(index: int) -> Any:
         first = start + index * size
         return function(slice(first, min(first + size, stop)))
 
-    return parallel(call, -(-(stop - start) // size))
+    return parallel(call, -(-(stop - start) // size), tensors=tensors)
 
 
 __all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]

@@ -61,8 +61,10 @@ def _place(array: np.ndarray[Any, Any]) -> Tensor:
 
 def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
     """There must be a kernel, and tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
-    known = {Family.POINTWISE: losses.device_function, Family.ROWWISE: rows.ARGUMENTS.get}.get(plan.loss.family)
-    if known is not None and known(plan.kind) is None:
+    family, kind = plan.loss.family, plan.kind
+    if (family is Family.POINTWISE and losses.device_function(kind) is None) or (
+        family is Family.ROWWISE and kind not in rows.ARGUMENTS
+    ):
         return f"backend triton has no kernel for {plan.loss.function}"
     device = "cpu" if launch.INTERPRET else "cuda"
     for name, value in operands.items():
@@ -183,7 +185,7 @@ class Call:
             first = self.operands[names[0]]
             launched = pointwise.Pass(
                 losses.device_function(plan.kind),
-                [self.operands.get(name, first) for name in names],
+                [self.operands[name] if name in self.operands else first for name in names],  # noqa: SIM401  # as mypy reads it
                 [name in self.operands for name in names],
                 self._layout.items_shape,
                 self._math,
@@ -211,7 +213,7 @@ class Call:
 
     def _gradient_dtype(self, name: str) -> torch.dtype:
         """An operand's own, or the math dtype where it broadcasts and its gradient is a sum."""
-        full = torch.broadcast_shapes(*(operand.shape for operand in self.operands.values()))  # type: ignore[no-untyped-call]
+        full = torch.broadcast_shapes(*(operand.shape for operand in self.operands.values()))
         return self._given[name].dtype if self.operands[name].shape == full else self._math
 
     def _fold(self, name: str, gradient: Tensor) -> Tensor:
