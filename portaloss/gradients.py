@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -30,14 +30,14 @@ class Recorder:
         self.value: Any = None
         self.gradients: list[Any] | None = None
 
-    def record(self, prepared: Prepared, operands: dict[str, Any]) -> Any:
+    def record(self, prepared: Prepared, operands: dict[str, Any], given: Mapping[str, Any]) -> Any:
         """Compute the loss, and the gradients of those operands that are watched."""
         if self.gradients is not None:
             raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
         possible = prepared.differentiable
         names: list[list[str]] = []
         for array in self._watched:
-            found = [name for name, value in operands.items() if value is array]
+            found = [name for name, value in given.items() if value is array]
             for name in found:
                 if name not in possible:
                     raise ValueError(f"value_and_grad: {name} of {prepared.plan.loss.function} has no gradient here")

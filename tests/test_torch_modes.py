@@ -193,3 +193,67 @@ def test_autocast_leaves_numpy_alone():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert functional.mse_loss(np.float32(1), np.float32(3)) == 4.0
         assert functional.mse_loss(np.float32(1), np.array(3, np.float32)) == 4.0
+
+
+# What others do with a tensor after the loss, and with PyTorch's functions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_caller_s_storage_can_still_be_resized(dtype):
+    x, t = torch.randn(5, 3).to(dtype).requires_grad_(), torch.randn(5, 3).to(dtype)
+    functional.mse_loss(x, t).backward()
+    assert x.untyped_storage().resizable()
+    t.untyped_storage().resize_(0)  # as FSDP frees a parameter
+
+
+def test_an_operand_may_change_where_the_backward_pass_does_not_read_it():
+    x, t = logits()
+    (want,) = torch.autograd.grad(functional.cross_entropy(x * 1, t), x)
+    inner = x * 1
+    loss = functional.cross_entropy(inner, t)
+    inner.data.add_(0)
+    with torch.no_grad():
+        inner.mul_(2)  # PyTorch keeps the softmax, not the logits; the gradient is there already
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+    assert torch.equal(gradient, want)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, x)  # this time it would be computed from them
+
+
+def test_a_second_backward_pass_without_a_graph_raises():
+    x, t = logits()
+    loss = functional.cross_entropy(x, t)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("size", [10, 300])
+def test_a_trace_is_no_constant(size):
+    x, t = torch.randn(size, size), torch.zeros(size, size)
+    traced = torch.jit.trace(nn.MSELoss(), (x, t))
+    torch.testing.assert_close(traced(2 * x, t), functional.mse_loss(2 * x, t))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_can_neither_be_scripted_nor_traced_in_symbols_raises():
+    with pytest.raises(RuntimeError):
+        torch.jit.script(nn.MSELoss())
+    with pytest.raises(torch.fx.proxy.TraceError):
+        torch.fx.symbolic_trace(nn.MSELoss())
+
+
+@KINDS
+def test_in_the_place_of_pytorch_s_own_function(kind, monkeypatch):
+    """The usual way to install a kernel. Compositions, which are made of PyTorch's functions, are not made of ours."""
+    ours, theirs, tensors, options = call_of(kind)
+    want = theirs(**tensors, **options)
+    monkeypatch.setattr(F, LOSSES[kind].function, ours)
+    first, *rest = tensors
+    fixed = {name: tensors[name] for name in rest}
+    batched = torch.func.vmap(lambda x: ours(**{first: x}, **fixed, **options))(torch.stack([tensors[first]] * 2))
+    torch.testing.assert_close(batched, torch.stack([want, want]))
+    x = tensors[first].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ours(**{first: x}, **fixed, **options), x, create_graph=True)
+    assert gradient.shape == x.shape

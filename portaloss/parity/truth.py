@@ -306,6 +306,8 @@ def _finite_product(a: Array, b: Array) -> Array:
 
 def _quotient(items: Array, by: Array) -> Array:
     """The sum of the items divided by ``by``, or, if that is an array, of each item divided by its own divisor."""
+    if by.ndim and not items.size:
+        return np.full((), np.nan)  # the mean of no items
     if by.ndim:
         return np.asarray(np.add.reduce(items / by, axis=None, dtype=_WIDE), np.float64)
     return np.asarray(np.add.reduce(items, axis=None, dtype=_WIDE) / by, np.float64)
