@@ -99,7 +99,13 @@ def as_number(value: Any) -> Any:
     """A Python number for a scalar of NumPy's, or an array or tensor without axes; any other value as it is."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.detach().item() if hasattr(value, "detach") else value.item()
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, (int, float)) else value
+    if (
+        type(value) not in (int, float, bool)
+        and isinstance(value, numbers.Rational)
+        and not isinstance(value, numbers.Integral)
+    ):
+        return float(value)  # a fraction
+    return value
 
 
 def check_option(loss: Loss, option: Option, value: Any) -> None:

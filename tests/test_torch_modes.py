@@ -149,16 +149,6 @@ def test_replicas_of_a_module():
         torch.testing.assert_close(replica(x, t), want)
 
 
-def test_repeated_backward_gives_the_same_gradient_and_leaves_the_inputs():
-    x, t = logits()
-    before = x.detach().clone()
-    loss = functional.cross_entropy(x, t) * 1.7
-    gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(3)]
-    for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=1e-15, atol=1e-18)
-    assert torch.equal(x.detach(), before)
-
-
 def test_the_backward_operator_has_no_derivative_in_silence():
     x, t = logits(requires_grad=False)
     upstream = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from portaloss.backends.cpu.chapters import CHAPTERS
+from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind as K
+from portaloss.parity import run
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,21 @@ def mutant(name, kind, dtype="float32"):
         return apply
 
     return register
+
+
+def outcome(backend, kind, dtype):
+    """The failures of the lines of a kind in a dtype."""
+    return {line.sku: line.failures for line in run.run_kind([backend], LOSSES[kind], dtype) if line.status != "passed"}
+
+
+def assert_caught(one, backend, patch):
+    """A backend with a mutant's mistake fails parity, by a comparison and not by an exception."""
+    one.apply(patch)
+    failures = outcome(backend, one.kind, one.dtype)
+    assert failures, "parity passed a wrong backend"
+    # parity itself asserts that operands are left as they were
+    raised = [text for texts in failures.values() for text in texts if re.search(r"\b(?!Assertion)\w+Error: ", text)]
+    assert not raised, f"caught by an exception, not by a comparison: {raised[0]}"
 
 
 def chapter(kind):

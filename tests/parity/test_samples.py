@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from portaloss import arrays
-from portaloss.arrange import pointwise, specs
-from portaloss.catalogue import LOSSES, Domain, Family, Loss, Operand, Option
+from portaloss.arrange import specs
+from portaloss.catalogue import LOSSES, Domain, Family
 from portaloss.kinds import DTYPES, LossKind
 from portaloss.parity import samples
 from portaloss.parity.recipes import TILE
@@ -220,24 +218,3 @@ def test_sequences():
     impossible = by_name["impossible"].operands
     assert (impossible["target_lengths"] > impossible["input_lengths"]).any()
     assert (impossible["target_lengths"] <= impossible["input_lengths"]).any()
-
-
-def test_a_new_pointwise_loss_has_cases_without_a_change():
-    loss = Loss(
-        LossKind.HUBER,  # any kind: the cases depend on the entry alone
-        Family.POINTWISE,
-        "quantile_loss",
-        "QuantileLoss",
-        (
-            Operand("input", Domain.REAL, differentiable=True),
-            Operand("target", Domain.REAL, differentiable=True),
-            Operand("scale", Domain.POSITIVE, differentiable=True),
-        ),
-        pointwise.ALIKE,
-        (Option("quantile", 0.5, (0.25, 0.75)),),
-    )
-    made = {case.name: case for case in samples.cases(loss, "float16")}
-    assert {"plain", "kinks", "tile+1", "quantile=0.25", "quantile=0.75", "broadcast-scale-0d"} <= made.keys()
-    assert (made["kinks"].operands["scale"] > 0).all()
-    assert all(array.dtype == np.float16 for case in made.values() for array in case.operands.values())
-    assert samples.seed_of(loss, "plain") == samples.seed_of(replace(loss, function="other"), "plain")

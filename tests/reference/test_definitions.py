@@ -16,6 +16,7 @@ from portaloss.catalogue import LOSSES, Family
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.parity import eager, samples
 from portaloss.parity.truth import Truth, arranged
+from portaloss.plan import differentiable
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -199,6 +200,21 @@ def test_the_definition_of_torch_tensors_is_pytorch_s_loss(kind):
             np.testing.assert_allclose(ours[where], theirs[where], 1e-12, 1e-12, err_msg=f"{case.name} {name}")
             compared |= {name}
     assert compared == {operand.name for operand in loss.differentiable}
+
+
+@EVERY_KIND
+def test_each_derivative_alone_is_the_same(kind):
+    loss = LOSSES[kind]
+    chapter = getattr(importlib.import_module(f"portaloss.reference.{loss.name}"), loss.name)
+    for case in small_cases(loss):
+        define, wants = Definition(loss, case), differentiable(loss, case.operands)
+        items, derivatives = chapter(**define.operands, **define.options, wants=wants)
+        for names in ((), *((name,) for name in wants)):
+            again, alone = chapter(**define.operands, **define.options, wants=names)
+            np.testing.assert_array_equal(again, items)
+            assert tuple(alone) == names
+            for name in names:
+                np.testing.assert_array_equal(np.asarray(alone[name]), np.asarray(derivatives[name]))
 
 
 #: Logits and targets: confident; more than float64 resolves; and wrong; below zero; far below; just shifted; small and

@@ -27,6 +27,8 @@ def run(
     upstream: float | Array,
     items: Array | None,
     gradient: Array | None,
+    *,
+    tensors: bool = False,
 ) -> Array:
     """Fill ``items`` (N,) and ``gradient`` (T, N, C). Returns the items in float64."""
     log_probs = operands["log_probs"]
@@ -57,7 +59,7 @@ def run(
                 derivative *= upstreams[part].astype(math)[None, :, None]
                 narrow_into(derivative, gradient[:, part])
 
-    parallel(samples, -(-batch // size))
+    parallel(samples, -(-batch // size), tensors=tensors)
     if items is not None:
         narrow_into(results.astype(math), items)
     return results

@@ -60,6 +60,7 @@ class Pass:
     #: The operand of which the chapter reads one class in each row only. It is not converted, and tiles may be larger.
     #: Its derivative is a OneHot, and its gradient must be full of zeros before the pass.
     sparse: str = ""
+    tensors: bool = False  #: whether arrays share the memory of tensors
 
     def run(self) -> float:
         """Fill ``items`` and ``gradients``. Returns the sum of the items in float64 if the items are not stored."""
@@ -92,7 +93,7 @@ class Pass:
             )
             sums.add(index, slices, total, partials)
 
-        parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None)
+        parallel(visit, len(tiles), most=1 if prod(shape) < ALONE else None, tensors=self.tensors)
         for name, accumulated in sums.sums().items():
             narrow_into(accumulated, arrays["gradient", name])
         return sums.total()
@@ -115,6 +116,16 @@ class Pass:
             arrays["upstream", ""] = self.upstream
         return arrays
 
+    def _for_chapter(self, name: str, array: Array) -> Array:
+        """A tile of an operand as the chapter takes it."""
+        if array.dtype == self.math or name == self.sparse:
+            return array
+        if name in self.as_they_are:
+            # NumPy checks all indices, and then reads them again where it uses them. In between, another thread or
+            # library may change an array of the caller's, but not this copy.
+            return array.copy()
+        return widen(array, self.math)
+
     def _tile(
         self,
         operands: Arrays,
@@ -126,10 +137,7 @@ class Pass:
     ) -> tuple[float, dict[str, Array]]:
         """Run the chapter on a tile. Returns the sum of its items, and the sums of gradients over broadcast axes."""
         math = self.math
-        widened = {
-            name: array if array.dtype == math or name in self.as_they_are else widen(array, math)
-            for name, array in operands.items()
-        }
+        widened = {name: self._for_chapter(name, array) for name, array in operands.items()}
         computed, derivatives = self.chapter(**widened, **self.options, wants=gradients)
         if self.sparse:
             computed = widen(computed, math)
