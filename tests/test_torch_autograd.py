@@ -1,4 +1,4 @@
-"""Losses of torch tensors: values and gradients beside PyTorch's, shared memory, repeated backward passes."""
+"""Losses of torch tensors: shared memory, what is kept and what is computed. test_torch_mutants has the numbers."""
 
 import gc
 import weakref
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from portaloss import LOSSES, LossKind, backends, dispatch, value_and_grad
-from portaloss.parity import samples
-from portaloss.plan import differentiable
+from portaloss import LossKind, backends, dispatch, value_and_grad
+
+from .torch_samples import Sample
 
 
 def huber(input, target, weight=None, reduction="mean", **options):
@@ -25,20 +25,16 @@ def tensors(*shape, dtype=torch.float64):
 @pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
 def test_a_dropped_loss_is_freed_at_once_with_its_gradients(kind, create_graph):
     """Without the garbage collector: a cycle would keep the gradients of every loss of an evaluation loop."""
-    loss = LOSSES[kind]
-    case = next(iter(samples.cases(loss, "float64")))
-    operands = {name: torch.tensor(array.copy()) for name, array in case.operands.items()}
-    for name in differentiable(loss, operands):
-        operands[name].requires_grad_()
+    sample = Sample(kind)
+    inputs = sample.leaves()
     gc.collect()
     gc.disable()
     try:
-        value = dispatch.loss(kind, "sum", operands, **case.options)
+        value = sample(*inputs, reduction="sum")
         refs = [weakref.ref(value), *map(weakref.ref, value.grad_fn.early.values())]
         assert len(refs) > 1
         if create_graph:
-            wants = [operand for operand in operands.values() if operand.requires_grad]
-            gradients = torch.autograd.grad(value, wants, create_graph=True)
+            gradients = torch.autograd.grad(value, inputs, create_graph=True)
             refs += map(weakref.ref, gradients)
             del gradients
         del value

@@ -14,22 +14,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from portaloss import functional, nn, pytorch
-from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import samples
 from portaloss.torch_ops import library
+
+from .torch_samples import Sample
 
 KINDS = pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning")
 
 
 def call_of(kind, dtype=torch.float64):
-    """A kind's first case: its two functions, operands as tensors, and options."""
-    loss = LOSSES[kind]
-    case = next(c for c in samples.cases(loss, "float64") if "batchmean" not in c.options)
-    tensors = {name: torch.tensor(array.copy()) for name, array in case.operands.items()}
-    tensors = {n: v.to(dtype) if v.is_floating_point() else v for n, v in tensors.items()}
-    return getattr(functional, loss.function), pytorch.function(loss), tensors, case.options
+    """A kind's two functions, operands in a dtype, and options."""
+    sample = Sample(kind)
+    tensors = {n: v.to(dtype) if v.is_floating_point() else v for n, v in sample.tensors.items()}
+    return getattr(functional, sample.loss.function), pytorch.function(sample.loss), tensors, sample.options
 
 
 @KINDS

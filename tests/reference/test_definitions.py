@@ -218,12 +218,13 @@ def test_each_derivative_alone_is_the_same(kind):
 
 
 #: Logits and targets: confident; more than float64 resolves; and wrong; below zero; far below; just shifted; small and
-#: large; a tie.
+#: large; a tie; beyond float32's exp.
 LOGITS = [
     *([40.25, 3.1, -2.7, 0.0], [88.1, 3.1, -2.7, 0.0], [40.25, 3.1, -2.7, 0.0], [-3.3, -70.1, -85.7, -44.4]),
     *([-100.1, -100.3, -130.7, -177.7], [60.1, 59.7, 0.123, -31.7], [1e-3, 17.77, -17.77, 17.7], [2.5, 2.5, -80.1, 1]),
+    [95.3, 94.1, -2.7, 0.0],
 ]
-CLASSES = [0, 0, 2, 0, 0, 1, 1, 1]
+CLASSES = [0, 0, 2, 0, 0, 1, 1, 1, 1]
 SOFT = [[0.0, 0.233, 0.467, 0.7]] * len(LOGITS)
 WEIGHTS = [0.3, 0.767, 1.233, 1.7]
 
