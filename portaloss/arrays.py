@@ -70,10 +70,10 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def plain(name: str, value: Any) -> Any:
-    """An operand as all that follows knows arrays: a tensor, or an ndarray of a native dtype; mostly the value itself.
+    """An operand as a tensor, or as an ndarray of a native dtype. Usually it is returned as it is.
 
     Raises:
-        TypeError: the value is not an array, or an array that means more than its numbers.
+        TypeError: the value is not an array, is masked, or is not numeric.
     """
     if not isinstance(value, (np.ndarray, np.generic)):
         library_of({name: value})
@@ -92,7 +92,7 @@ def plain(name: str, value: Any) -> Any:
     return value if isinstance(value, np.generic) or type(value) is np.ndarray else value.view(np.ndarray)
 
 
-#: ml_dtypes' integers of less than a byte.
+#: The integers of ml_dtypes with less than 8 bits.
 _NARROW_INTEGERS = frozenset({"int2", "int4", "uint2", "uint4"})
 
 
@@ -111,15 +111,15 @@ class _Memory:
 
 
 def to_numpy(value: Any) -> npt.NDArray[Any]:
-    """A NumPy view of a NumPy array or a CPU tensor: no copy, no autograd.
+    """A NumPy array or a CPU tensor as a NumPy array, without a copy and without autograd.
 
-    Tensor.numpy() would do, but it marks the tensor's storage as one that cannot be resized.
+    Tensor.numpy() would do the same, but it marks the tensor's storage as one that cannot be resized.
     """
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, np.generic):
         return np.asarray(value)
-    if value.is_neg() or value.is_conj():  # the memory holds other numbers than the tensor
+    if value.is_neg() or value.is_conj():  # the numbers in memory are not those of the tensor
         value = value.detach().resolve_conj().resolve_neg()
     dtype = _numpy_dtypes()[value.dtype]
     if not value.numel():
@@ -131,7 +131,7 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
 
 @cache
 def _numpy_dtypes() -> dict[Any, np.dtype[Any]]:
-    """PyTorch's dtypes, as NumPy has them."""
+    """Maps PyTorch's dtypes to NumPy's."""
     torch = sys.modules["torch"]
     names = [kind + bits for kind in ("int", "uint") for bits in ("8", "16", "32", "64")]
     names += ["bool", "float16", "float32", "float64", "complex64", "complex128"]

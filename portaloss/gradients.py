@@ -31,7 +31,7 @@ class Recorder:
         self.gradients: list[Any] | None = None
 
     def record(self, prepared: Prepared, operands: dict[str, Any], given: Mapping[str, Any]) -> Any:
-        """Run the loss, with the gradients of the watched arrays among its operands."""
+        """Compute the loss, and the gradients of those operands that are watched."""
         if self.gradients is not None:
             raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
         possible = prepared.differentiable

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from portaloss import functional, nn, pytorch
+from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 from portaloss.torch_ops import library
 

@@ -305,7 +305,7 @@ def _finite_product(a: Array, b: Array) -> Array:
 
 
 def _quotient(items: Array, by: Array) -> Array:
-    """The sum of the items over the divisor, or of each item over its own."""
+    """The sum of the items divided by ``by``, or, if that is an array, of each item divided by its own divisor."""
     if by.ndim and not items.size:
         return np.full((), np.nan)  # the mean of no items
     if by.ndim:
