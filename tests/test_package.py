@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -162,6 +163,30 @@ def test_the_packages_of_pyproject_are_those_of_the_tree():
     there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("__init__.py")}
     modules = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("*.py")}
     assert set(listed) == there | modules | {"portaloss.reference"}
+
+
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports, in functions too; not what it imports for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = [ast.Pass()]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {full if (full := f"{node.module}.{name.name}") in modules else node.module for name in node.names}
+    return found & modules
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "portaloss").rglob("*.py")}
+    names = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+    later = {name: imports(path, set(names)) - {name} for name, path in names.items()}
+    while leaves := [name for name, wanted in later.items() if not wanted]:  # which import nothing that is left
+        later = {name: wanted.difference(leaves) for name, wanted in later.items() if name not in leaves}
+    assert not later, f"a circle of imports among {sorted(later)}"
 
 
 def test_versions_agree():
