@@ -89,6 +89,26 @@ def test_no_recompilation_for_another_batch_size(function, draw):
     assert counter.frame_count == 1
 
 
+LAYOUTS = {
+    "transposed": lambda: torch.randn(5, 4, 3).permute(2, 1, 0),
+    "channels last": lambda: torch.randn(3, 4, 5, 2).to(memory_format=torch.channels_last)[..., 0],
+    "expanded": lambda: torch.randn(1, 4, 5).expand(3, 4, 5),
+    "a part": lambda: torch.randn(3, 4, 10)[..., ::2],
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about itself
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiled_gradients_are_laid_out_as_promised(layout):
+    """The compiler asserts that strides are those of ``empty_like``."""
+    torch.compiler.reset()
+    leaf = LAYOUTS[layout]().requires_grad_()
+    target = torch.randint(0, 4, (3, 5))
+    torch.compile(lambda x: functional.cross_entropy(x, target), fullgraph=True)(leaf).backward()
+    (want,) = torch.autograd.grad(functional.cross_entropy(leaf, target), leaf)
+    assert torch.equal(leaf.grad, want)
+
+
 def logits(requires_grad=True):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=requires_grad)

@@ -22,14 +22,16 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 def empty_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Such an array, with the shape, dtype and memory order of another array."""
-    if array.nbytes >= blocks.LEAST and array.flags.c_contiguous:
+    # where elements share memory, as in an expanded tensor, PyTorch's empty_like is contiguous, and NumPy's is not
+    if (array.nbytes >= blocks.LEAST and array.flags.c_contiguous) or 0 in array.strides:
         return empty(array.shape, array.dtype)
     return _poisoned(np.empty_like(array, subok=False))
 
 
 def zeros_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array of zeros with the shape and dtype of another; new from the system if possible, which clears memory."""
-    return np.zeros(array.shape, array.dtype) if array.flags.c_contiguous else np.zeros_like(array, subok=False)
+    plain = array.flags.c_contiguous or 0 in array.strides
+    return np.zeros(array.shape, array.dtype) if plain else np.zeros_like(array, subok=False)
 
 
 def _poisoned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
