@@ -1,7 +1,7 @@
 """What there is to do here. ``nox -s NAME`` does it, with all set-up; what follows ``--`` is passed on.
 
-torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``, made the first time
-and brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
+torch is large, so parity, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``, made the
+first time and brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ def tests(session: nox.Session) -> None:
     extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
     session.run(python, "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Random calls of every loss, right and wrong ones: pytest tests/fuzz --examples 1000, or another number."""
+    extras = "-e", ".[all]"
+    python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
+    session.run(python, "-m", "pytest", "tests/fuzz", *(session.posargs or ["--examples", "1000"]))
 
 
 @nox.session(reuse_venv=True)
