@@ -18,6 +18,10 @@ KNOWN: list[str] = [
     r"index 0 is out of bounds for axis \d with size 0",
     # the margin losses' error for a wrong number of axes names no argument
     r"Expected non-empty vector or matrix",
+    # an error of PyTorch's text that speaks of targets, where the argument is target
+    r"only batches of spatial targets supported",
+    # a normalizer of text
+    r"the resolved dtypes are not compatible with add.reduce",
     # a variance that is not of a floating dtype
     r"OverflowError: cannot convert float infinity to integer",
     r"data type '=u16' not understood",
