@@ -12,7 +12,8 @@ KNOWN: list[str] = [
     # a required operand of None
     r"KeyError: '(?!torch)\w+'",
     r"AttributeError: 'NoneType' object has no attribute 'dtype'",
-    # no classes
+    # no classes, or no features with p = inf
+    r"zero-size array to reduction operation maximum",
     r"ZeroDivisionError",
     r"argmax of an empty sequence",
     r"index 0 is out of bounds for axis \d with size 0",
@@ -42,6 +43,12 @@ KNOWN: list[str] = [
     # text, dates and objects in NumPy arrays
     r"was taken for numbers",
     r"could not convert string to float",
+    # labels of CTC that are text, dates, structured or complex
+    r"invalid literal for int\(\) with base 10",
+    # targets of CTC without axes
+    r"IndexError: tuple index out of range",
+    # float16 beside bfloat16 in losses that are stored in the dtype of some operands
+    r"could not be promoted by",
     # structured arrays
     r"setting an array element with a sequence",
     # complex operands
