@@ -14,10 +14,10 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from portaloss import backends, dispatch
 from portaloss.kinds import LossKind
@@ -76,9 +76,7 @@ class LazyHead(torch.nn.Linear):
         if not torch.is_autocast_enabled(device):
             return list(operands)
         dtype = torch.get_autocast_dtype(device)
-        return [
-            tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in operands
-        ]
+        return [tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in operands]
 
 
 @cache
@@ -113,7 +111,7 @@ class _Product:
         assert input is not None
         assert weight is not None
         with torch.autocast(input.device.type, enabled=False):  # the operands are as it casts them
-            result = F.linear(input, weight, bias)
+            result = functional.linear(input, weight, bias)
             for step in self.steps:
                 result = step(result)
         return result
@@ -167,13 +165,16 @@ class _Connect(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
         wanted = [i for i in range(3) if ctx.needs_input_grad[i]]
+        operands: list[Any] = [None if x is None else x.detach() for x in ctx.product.operands]
         with torch.enable_grad():
-            operands = [None if x is None else x.detach() for x in ctx.product.operands]
             for i in wanted:
                 operands[i].requires_grad_()
             result = ctx.product.compute(*operands)
         found = iter(torch.autograd.grad(result, [operands[i] for i in wanted], *upstream))
         return *(next(found) if i in wanted else None for i in range(3)), None, None
+
+
+_connect: Any = _Connect.apply
 
 
 class LazyLogits(Tensor):
@@ -188,22 +189,22 @@ class LazyLogits(Tensor):
     _source: LazyLogits | None  #: what this is a view of
     _step: Callable[[Tensor], Tensor] | None  #: what the view is made by
     _parent: LazyLogits | None  #: what this is made of
-    _real: Tensor | None
+    _computed: Tensor | None
     _taken: bool  #: whether a loss was computed from the factors
 
-    def is_real(self) -> bool:
+    def is_computed(self) -> bool:
         """Whether the logits have been computed."""
-        return self._real is not None or (self._source is not None and self._source.is_real())
+        return self._computed is not None or (self._source is not None and self._source.is_computed())
 
-    def real(self) -> Tensor:
+    def computed(self) -> Tensor:
         """The logits, computed now unless they were before. A view shares memory with what it is a view of."""
-        if self._real is None:
+        if self._computed is None:
             with torch.inference_mode(False), torch.enable_grad():
                 if self._source is not None and self._step is not None:
-                    self._real = self._step(self._source.real())
+                    self._computed = self._step(self._source.computed())
                 else:
-                    self._real = self._product.compute()
-        return self._real
+                    self._computed = self._product.compute()
+        return self._computed
 
     def derive(self, step: Callable[[Tensor], Tensor], rows: Tensor, **changes: Any) -> LazyLogits | None:
         """Lazy logits after a step; ``changes`` are of the attributes. None where the step touches more than rows."""
@@ -213,54 +214,65 @@ class LazyLogits(Tensor):
         if meta.shape != (*rows.shape[:-1], self._meta.shape[-1]):
             return None
         product = self._product.then(step)
-        result: LazyLogits = _Connect.apply(*product.operands, product, meta)
+        result: LazyLogits = _connect(*product.operands, product, meta)
         known = {"_scale": self._scale, "_cap": self._cap, "_bias": self._bias}
         result.__dict__.update(known, **changes, _product=product, _meta=meta, _rows=rows)
         is_view = meta.untyped_storage()._cdata == self._meta.untyped_storage()._cdata
         source = self if is_view else None
-        result.__dict__.update(_source=source, _step=step, _parent=self, _real=None, _taken=False)
+        result.__dict__.update(_source=source, _step=step, _parent=self, _computed=None, _taken=False)
         return result
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Lazy logits or a loss for the operations that have a rule; for all others the logits are computed."""
-        del types
-        kwargs = kwargs or {}
-        first = args[0] if args else None
-        if isinstance(first, LazyLogits):
-            if func in _KNOWN_OF_ALL:
-                with torch._C.DisableTorchFunctionSubclass():
-                    return func(*args, **kwargs)
-            if func in _HOOKS and first._taken:
-                raise RuntimeError(
-                    f"{func.__name__}: the loss was computed without these logits, so no gradient flows through them. "
-                    "Call it before the loss is computed, or undo portaloss's patch of the model"
-                )
-            rule = _RULES.get(func)
-            if rule is not None and not first.is_real():
-                result = rule(func, *args, **kwargs)
-                if result is not None:
-                    return result
-        args, kwargs = tree_map_only(LazyLogits, LazyLogits.real, (args, kwargs))
-        return func(*args, **kwargs)
+        return _call(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own is no class method
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """What C++ does to the logits, with the values alone: autograd has looked at it before."""
         del types
         if func._schema.is_mutable:
             raise NotImplementedError(f"{func} in place, called by C++ on logits that were not computed")
-        args, kwargs = tree_map_only(LazyLogits, lambda x: x.real().detach(), (args, kwargs or {}))
+        args, kwargs = tree_map_only(LazyLogits, lambda x: x.computed().detach(), (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
 def _root(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     product = _Product(input, weight, bias)
     meta = torch.empty(*input.shape[:-1], weight.shape[0], dtype=input.dtype, device="meta")
-    result: Tensor = _Connect.apply(input, weight, bias, product, meta)
+    result: Tensor = _connect(input, weight, bias, product, meta)
     result.__dict__.update(_product=product, _meta=meta, _rows=input, _scale=1.0, _cap=None, _bias=bias)
-    result.__dict__.update(_source=None, _step=None, _parent=None, _real=None, _taken=False)
+    result.__dict__.update(_source=None, _step=None, _parent=None, _computed=None, _taken=False)
     return result
+
+
+@torch.compiler.disable  # a compiled function that is given lazy logits runs what it does to them as it stands
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    first = args[0] if args else None
+    if func in _KNOWN_OF_ALL:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+    if func in _ASK_FOR_GRADIENTS:
+        _refuse_if_taken(func, args, kwargs)
+    rule = _RULES.get(func)
+    # what is made without a gradient has none, also where it is used with one
+    if rule is not None and torch.is_grad_enabled() and isinstance(first, LazyLogits) and not first.is_computed():
+        result = rule(func, *args, **kwargs)
+        if result is not None:
+            return result
+    args, kwargs = tree_map_only(LazyLogits, LazyLogits.computed, (args, kwargs))
+    return func(*args, **kwargs)
+
+
+def _refuse_if_taken(func: Any, args: Any, kwargs: Any) -> None:
+    asked = (args[1:2], kwargs.get("inputs")) if func is torch.autograd.grad else args[:1]
+    if any(isinstance(leaf, LazyLogits) and leaf._taken for leaf in tree_leaves(asked)):
+        raise RuntimeError(
+            f"{func.__name__}: the loss was computed without these logits, so no gradient flows through them. Call it "
+            "before the loss is computed, or undo portaloss's patch of the model"
+        )
 
 
 # The rules: each takes the function and its arguments, and returns None where it does not apply
@@ -269,16 +281,17 @@ def _root(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _cast(func: Any, logits: LazyLogits, *args: Any, **kwargs: Any) -> LazyLogits | None:
     if func is Tensor.to:
         try:
-            device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+            parsed: Any = torch._C._nn._parse_to(*args, **kwargs)
         except (RuntimeError, TypeError):  # .to(other), .to(copy=True)
             return None
+        device, dtype, _, memory_format = parsed
         if memory_format is not None or (device is not None and device != logits.device):
             return None
         if dtype is None:
             return logits
         args, kwargs = (dtype,), {}
     meta = func(logits._meta, *args, **kwargs)
-    if not isinstance(meta, Tensor):  # .type() gives a text
+    if not isinstance(meta, Tensor) or not meta.is_meta:  # .type() gives a text, .type(name) may move
         return None
     if meta.dtype != logits.dtype and not (logits.dtype in _NARROW and meta.dtype == torch.float32):
         return None  # of less digits, or of more than the loss would have
@@ -297,17 +310,15 @@ def _reshape(func: Any, logits: LazyLogits, *args: Any, **kwargs: Any) -> LazyLo
 def _index(func: Any, logits: LazyLogits, index: Any) -> LazyLogits | None:
     axes = logits.ndim - 1
     if isinstance(index, Tensor):
-        if type(index) is not Tensor or index.device != logits.device or index.dtype not in (torch.bool, torch.int64):
+        if type(index) is not Tensor or index.device != logits.device or not 1 <= index.ndim or axes == 0:
             return None
         if index.dtype == torch.int64:
-            taken: Any = index
-        elif index.ndim <= axes and index.shape == logits.shape[: index.ndim]:
+            taken: Any = index.clone()  # as it is now
+        elif index.dtype == torch.bool and index.shape == logits.shape[:axes][: index.ndim]:
             taken = index.nonzero(as_tuple=True)
         else:
             return None
-        on_meta = torch.utils._pytree.tree_map(lambda x: torch.empty_like(x, device="meta"), taken)
-        if axes == 0:
-            return None
+        on_meta = tree_map(lambda x: torch.empty_like(x, device="meta"), taken)
         return logits.derive(lambda x: x[on_meta if x.is_meta else taken], logits._rows[taken])
     entries = index if isinstance(index, tuple) else (index,)
     if not all(entry is Ellipsis or isinstance(entry, (int, slice)) for entry in entries):
@@ -341,11 +352,10 @@ def _add(func: Any, logits: LazyLogits, other: Any, **kwargs: Any) -> LazyLogits
         return None
     if other.dtype != logits.dtype or other.device != logits.device or logits._cap is not None or logits._scale != 1:
         return None
-    vector = other.detach().clone().reshape(classes)  # as it is now
-    if logits._bias is not None:
-        vector = logits._bias + vector
-    on_meta = torch.empty_like(other, device="meta")
-    return logits.derive(lambda x: func(x, on_meta if x.is_meta else other), logits._rows, _bias=vector)
+    now = other.detach().clone()
+    vector = now.reshape(classes) if logits._bias is None else logits._bias + now.reshape(classes)
+    on_meta = torch.empty_like(now, device="meta")
+    return logits.derive(lambda x: func(x, on_meta if x.is_meta else now), logits._rows, _bias=vector)
 
 
 def _cross_entropy(
@@ -396,7 +406,7 @@ _DIVISIONS = {Tensor.div, Tensor.__truediv__, Tensor.true_divide, torch.div, tor
 
 #: What gives lazy logits, or a loss.
 _RULES: dict[Any, Callable[..., Any]] = {
-    F.cross_entropy: _cross_entropy,
+    functional.cross_entropy: _cross_entropy,
     Tensor.__getitem__: _index,
     Tensor.tanh: _tanh,
     torch.tanh: _tanh,
@@ -407,7 +417,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
 }
 
 #: What asks for a gradient that flows through the logits.
-_HOOKS = {Tensor.register_hook, Tensor.retain_grad}
+_ASK_FOR_GRADIENTS = {Tensor.register_hook, Tensor.retain_grad, torch.autograd.grad}
 
 
 def _getter(name: str) -> Any:

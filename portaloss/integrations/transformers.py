@@ -56,14 +56,15 @@ def unpatch(model: Any) -> Any:
     """Undo ``patch``. A model that is not patched is left as it is. Returns the model."""
     for module in model.modules():
         if type(module) is LazyHead:
-            module.__class__ = torch.nn.Linear
+            _set_class(module, torch.nn.Linear)
     return model
 
 
 class patch_all:  # noqa: N801  # called like a function
-    """Patch every model of transformers when it is called next, those of other libraries' making too.
+    """Patch every model of transformers when it is called next, whoever made it.
 
-    A model that cannot be patched stays as it is. ``unpatch_all()`` undoes it, and so does the end of a with statement::
+    A model that cannot be patched stays as it is. ``unpatch_all()`` undoes it, and so does the end of a with
+    statement::
 
         with patch_all():
             trainer.train()
@@ -71,7 +72,7 @@ class patch_all:  # noqa: N801  # called like a function
 
     def __init__(self) -> None:
         if "__call__" not in PreTrainedModel.__dict__:
-            PreTrainedModel.__call__ = _patch_and_call
+            setattr(PreTrainedModel, "__call__", _patch_and_call)  # noqa: B010  # types forbid to assign a method
 
     def __enter__(self) -> None:
         """Nothing is left to do."""
@@ -87,7 +88,7 @@ def unpatch_all() -> None:
         del PreTrainedModel.__call__
     for head in _patched_by_all:
         if type(head) is LazyHead:
-            head.__class__ = torch.nn.Linear
+            _set_class(head, torch.nn.Linear)
     _patched_by_all.clear()
 
 
@@ -103,6 +104,10 @@ def _patch_and_call(model: Any, *args: Any, **kwargs: Any) -> Any:
     return torch.nn.Module.__call__(model, *args, **kwargs)
 
 
+def _set_class(module: Any, to: type) -> None:
+    module.__class__ = to
+
+
 def _head(model: Any) -> Any:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
@@ -112,7 +117,7 @@ def _become_lazy(head: Any) -> bool:
     if type(head) is not torch.nn.Linear:
         return False
     watch_optimizers()
-    head.__class__ = LazyHead
+    _set_class(head, LazyHead)
     return True
 
 
