@@ -16,7 +16,6 @@ import contextlib
 import copy
 import gc
 import logging
-import platform
 import random
 import re
 import signal
@@ -36,6 +35,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from portaloss.integrations import lazy_logits
+from portaloss.integrations.lazy_head import LazyHead
 from portaloss.integrations.transformers import patch, unpatch
 
 MAPPINGS = {
@@ -162,7 +162,7 @@ def examine(mapping: str, kind: str, name: str) -> Result:
             try:
                 patch(model)
             except TypeError:
-                if head is not None and (vars(head) != kept or type(head) is lazy_logits.LazyHead):
+                if head is not None and (vars(head) != kept or type(head) is LazyHead):
                     return Result(mapping, name, WRONG, "patch refused the model and changed it")
                 return Result(mapping, name, LEFT, type(head).__name__ if head is not None else "none")
             return compared(Result(mapping, name, SAVED), model, given, before)

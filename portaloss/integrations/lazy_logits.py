@@ -1,7 +1,7 @@
 """Logits that are not computed until somebody looks: a linear layer's output that cross-entropy takes as a product.
 
-``LazyHead`` is a linear layer that returns ``LazyLogits``. These are a tensor in every respect but one: their memory
-does not exist. A short list of operations (``_RULES``) gives lazy logits again: casts, slices and reshapes of rows, a
+``LazyLogits`` is a tensor in every respect but one: its memory does not exist. ``lazy_head`` has the layer that returns
+it. A short list of operations (``_RULES``) gives lazy logits again: casts, slices and reshapes of rows, a
 scale, a soft cap, an added vector. ``torch.nn.functional.cross_entropy`` of them is computed by linear cross-entropy,
 which needs the factors alone. Whatever else touches them gets the logits that the layer would have returned.
 """
@@ -19,72 +19,11 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from portaloss import backends, dispatch
+from portaloss import dispatch
 from portaloss.kinds import LossKind
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 _NARROW = (torch.float16, torch.bfloat16)
-_functorch: Any = torch._C._functorch
-
-
-class LazyHead(torch.nn.Linear):
-    """A linear layer that returns lazy logits while a gradient is recorded, and a plain tensor otherwise.
-
-    A layer becomes one by its ``__class__``: nothing is added to the instance, so that copies, pickles and replicas
-    hold their own weights, and hooks and wrappers find an ordinary module.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer's output."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not self._may_be_lazy(input):
-            return super().forward(input)
-        operands = self._as_autocast_casts(input, self.weight, self.bias)
-        if any(tensor is not None and tensor.dtype != operands[0].dtype for tensor in operands):
-            return super().forward(input)  # which says what is wrong with that
-        return _root(*operands)
-
-    def _may_be_lazy(self, input: Any) -> bool:
-        if (
-            torch.jit.is_tracing()
-            or _functorch.peek_interpreter_stack() is not None
-            or torch.autograd.forward_ad._current_level >= 0
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._len_torch_function_stack()
-        ):
-            return False
-        module = torch.nn.modules.module
-        if (  # these wrap the output in C++, where it would be computed anyway
-            self._backward_hooks
-            or self._backward_pre_hooks
-            or module._global_backward_hooks
-            or module._global_backward_pre_hooks
-        ):
-            return False
-        operands = [tensor for tensor in (input, self.weight, self.bias) if tensor is not None]
-        return (
-            all(type(tensor) in _PLAIN and tensor.layout is torch.strided for tensor in operands)
-            and all(tensor.device == operands[0].device and tensor.is_floating_point() for tensor in operands)
-            and any(tensor.requires_grad for tensor in operands)
-            and input.numel() > 0
-            and input.shape[-1:] == self.weight.shape[1:]
-            and _has_backend(input.device.type)
-        )
-
-    @staticmethod
-    def _as_autocast_casts(*operands: Tensor | None) -> list[Any]:
-        device = next(tensor.device.type for tensor in operands if tensor is not None)
-        if not torch.is_autocast_enabled(device):
-            return list(operands)
-        dtype = torch.get_autocast_dtype(device)
-        return [tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in operands]
-
-
-@cache
-def _has_backend(device: str) -> bool:
-    try:
-        return backends.available(backends.for_device(device)) is None
-    except NotImplementedError:
-        return False
 
 
 class _Product:
@@ -239,7 +178,8 @@ class LazyLogits(Tensor):
         return func(*args, **kwargs)
 
 
-def _root(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def lazy_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``torch.nn.functional.linear``, lazily."""
     product = _Product(input, weight, bias)
     meta = torch.empty(*input.shape[:-1], weight.shape[0], dtype=input.dtype, device="meta")
     result: Tensor = _connect(input, weight, bias, product, meta)
@@ -310,7 +250,7 @@ def _reshape(func: Any, logits: LazyLogits, *args: Any, **kwargs: Any) -> LazyLo
 def _index(func: Any, logits: LazyLogits, index: Any) -> LazyLogits | None:
     axes = logits.ndim - 1
     if isinstance(index, Tensor):
-        if type(index) is not Tensor or index.device != logits.device or not 1 <= index.ndim or axes == 0:
+        if type(index) is not Tensor or index.device != logits.device or not index.ndim >= 1 or axes == 0:
             return None
         if index.dtype == torch.int64:
             taken: Any = index.clone()  # as it is now
@@ -348,7 +288,7 @@ def _tanh(func: Any, logits: LazyLogits) -> LazyLogits | None:
 
 def _add(func: Any, logits: LazyLogits, other: Any, **kwargs: Any) -> LazyLogits | None:
     classes = logits.shape[-1]
-    if kwargs or type(other) not in _PLAIN or other.shape not in ((classes,), (1, classes)) or other.requires_grad:
+    if kwargs or type(other) not in PLAIN or other.shape not in ((classes,), (1, classes)) or other.requires_grad:
         return None
     if other.dtype != logits.dtype or other.device != logits.device or logits._cap is not None or logits._scale != 1:
         return None

@@ -23,7 +23,8 @@ except ImportError as error:  # pragma: no cover
 
 import torch
 
-from portaloss.integrations.lazy_logits import LazyHead, watch_optimizers
+from portaloss.integrations.lazy_head import LazyHead
+from portaloss.integrations.lazy_logits import watch_optimizers
 
 
 def patch(model: Any) -> Any:
