@@ -105,6 +105,14 @@ def targets(session: nox.Session) -> None:
     session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
+@nox.session(venv_backend="none")
+def huggingface(session: nox.Session) -> None:
+    """Every language model class of transformers with the patch and without: python ci/huggingface.py."""
+    # an environment of its own: which classes there are depends on the release of transformers
+    python = environment(session, "huggingface", "-c", str(CONSTRAINTS), "-e", ".[transformers]")
+    session.run(python, "ci/huggingface.py", *(session.posargs or ["--at-least", "80"]), env={"HF_HUB_OFFLINE": "1"})
+
+
 # How it is done
 
 

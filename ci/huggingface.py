@@ -20,6 +20,7 @@ import random
 import re
 import signal
 import sys
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -104,31 +105,56 @@ def shrunk(config: Any) -> dict[str, Any]:
     return options
 
 
-#: What some classes need besides.
-EXTRA: dict[str, dict[str, Any]] = {}
+#: Tried in turn, where a configuration has such options, until a model runs: what small models must agree on.
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"num_key_value_heads": 4, "head_dim": None},
+    {"num_hidden_layers": 4, "num_key_value_heads": 4},
+    {"num_hidden_layers": 8, "num_key_value_heads": 4},
+    {"mamba_d_head": 16, "mamba_n_heads": 4, "mamba_d_ssm": 64, "mamba_head_dim": 16, "n_mamba_heads": 2},
+    {"num_heads": 4, "head_dim": 16, "n_groups": 1, "is_decoder": True, "rotary_dim": 4, "d_head": 8},
+    {"attention_types": [[["global", "local"], 1]], "rotary_dim": 4, "head_dim": 8},
+]
 
 
-def build(mapping: str, kind: str, name: str) -> Any:
-    """A small model with random weights."""
-    del mapping
-    config_class = CONFIG_MAPPING[kind]
-    options = {**shrunk(config_class()), **EXTRA.get(kind, {})}
-    config = config_class(**options)
-    seed()
-    model = getattr(transformers, name)(config)
-    return model.float().train()
+#: What classes need that nothing else tells.
+NEEDS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("t5", "longt5", "switch_transformers"), {"decoder_start_token_id": 0}),
+    "xmod": {"default_language": "en_XX"},
+    "reformer": {"attn_layers": ["local"], "axial_pos_embds": False, "is_decoder": True},
+}
 
 
-def batch(mapping: str, model: Any) -> dict[str, torch.Tensor]:
+def build(name: str, kind: str, given: dict[str, torch.Tensor]) -> Any:
+    """A small model with random weights, which has a loss."""
+    model_class = getattr(transformers, name)
+    mapped = CONFIG_MAPPING[kind]
+    classes = [mapped] if model_class.config_class in (None, mapped) else [model_class.config_class, mapped]
+    first: Exception | None = None
+    for config_class in classes:
+        default = config_class()
+        for variant in VARIANTS:
+            known = {option: value for option, value in variant.items() if hasattr(default, option)}
+            try:
+                seed()
+                model = model_class(config_class(**{**shrunk(default), **NEEDS.get(kind, {}), **known})).float().train()
+                run(model, given)
+                return model
+            except TimeoutError:
+                raise
+            except Exception as error:
+                first = first or error
+    assert first is not None
+    raise first
+
+
+def batch() -> dict[str, torch.Tensor]:
     """Tokens and their labels, some of which are ignored."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(4, VOCABULARY - 8, (2, 16), generator=generator)
     labels = tokens.clone()
     labels[0, :5] = -100
-    given = {"input_ids": tokens, "labels": labels, "attention_mask": torch.ones_like(tokens)}
-    if model.config.is_encoder_decoder and mapping == "masked":
-        given["decoder_input_ids"] = tokens
-    return given
+    return {"input_ids": tokens, "labels": labels, "attention_mask": torch.ones_like(tokens)}
 
 
 def seed() -> None:
@@ -145,14 +171,11 @@ def examine(mapping: str, kind: str, name: str) -> Result:
     """Build, run, patch, run again and compare."""
     try:
         with limit(SECONDS):
-            model = build(mapping, kind, name)
-            given = batch(mapping, model)
+            given = batch()
+            model = build(name, kind, given)  # has run once: a model that keeps state has it by now
             before = run(model, given)
-            run(model, given)  # a model that keeps state has it by now
-            before = run(model, given)
-            loss, gradients, outputs = before
-            if not torch.isfinite(loss) or not loss.requires_grad:
-                return Result(mapping, name, ABSENT, f"its loss is {loss.detach().item()}")
+            if not torch.isfinite(before[0]):
+                return Result(mapping, name, ABSENT, f"its loss is {before[0].item()}")
     except Exception as error:
         return Result(mapping, name, ABSENT, shortly(error))
     try:
@@ -187,7 +210,7 @@ def compared(result: Result, model: Any, given: dict[str, torch.Tensor], before:
         mock.patch.object(lazy_logits._Product, "compute", count("computed", compute)),
         mock.patch.object(lazy_logits.dispatch, "loss", count("fused", fused)),
     ):
-        after, others, now = run(model, given)
+        after, others, _ = run(model, given)
     result.state = SAVED if counts["fused"] and not counts["computed"] else COMPUTED
     wrong = difference(loss, after, gradients, others)
     if wrong is None:
@@ -218,7 +241,7 @@ def run(model: Any, given: dict[str, torch.Tensor], *, look: bool = False) -> tu
         logits_of(outputs).sum().item()
     outputs.loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return outputs.loss.detach() if not outputs.loss.requires_grad else outputs.loss, found, outputs
+    return outputs.loss.detach(), found, outputs
 
 
 def logits_of(outputs: Any) -> Any:
@@ -271,14 +294,47 @@ def shortly(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:140]}"
 
 
+TABLES = {
+    SAVED: "Classes whose logits stay out of memory in training",
+    COMPUTED: "Classes whose logits are computed all the same, because they do more with them; loss and gradients agree",
+    LEFT: "Classes that `patch` refuses, with the class of their output layer, and leaves as they were",
+    ABSENT: "Classes that this sweep cannot build or run without the patch, with the reason: nothing is known of them",
+    WRONG: "Wrong",
+}
+MARK = "<!-- ci/huggingface.py writes what follows -->"
+
+
+def write(path: Path, results: list[Result]) -> None:
+    """The tables into the page, after the mark."""
+    lines = [MARK, "", f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}:", ""]
+    lines += ["| | " + " | ".join(MAPPINGS) + " |", "|---|" + "---|" * len(MAPPINGS)]
+    counts = Counter((result.state, result.mapping) for result in results)
+    lines += [f"| {state} | " + " | ".join(str(counts[state, name]) for name in MAPPINGS) + " |" for state in TABLES]
+    for state, title in TABLES.items():
+        found = [result for result in results if result.state == state]
+        if found:
+            lines += ["", f"## {state.capitalize()}", "", title + ".", ""]
+        for mapping in MAPPINGS:
+            here = [result for result in found if result.mapping == mapping]
+            if not any(result.note for result in here):
+                names = ", ".join(result.name for result in here)
+                lines += textwrap.wrap(f"- {mapping}: {names}", 118, subsequent_indent="  ") if here else []
+            else:
+                lines += [f"- {mapping}:"]
+                lines += [f"  - {result.name}: {result.note.replace('<', '&lt;')}" for result in here]
+    prose = path.read_text().partition(MARK)[0] if path.exists() else ""
+    path.write_text(prose + "\n".join(lines) + "\n")
+
+
 def main() -> int:
     """The sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="classes whose name contains this")
+    parser.add_argument("--only", default="", help="a regular expression that a class must contain")
     parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown page with the tables")
     parser.add_argument("--at-least", type=int, default=0, metavar="N", help="causal classes that must save memory")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     results = []
@@ -287,7 +343,7 @@ def main() -> int:
         for kind, name in names.items():
             classes.setdefault(name, kind)
         for name, kind in sorted(classes.items()):
-            if args.only not in name:
+            if args.only and not re.search(args.only, name):
                 continue
             result = examine(mapping, kind, name)
             results.append(result)
@@ -296,6 +352,8 @@ def main() -> int:
     for mapping in MAPPINGS:
         counts = Counter(result.state for result in results if result.mapping == mapping)
         print(f"{mapping}: " + ", ".join(f"{counts[s]} {s}" for s in (SAVED, COMPUTED, LEFT, ABSENT, WRONG)))
+    if args.write:
+        write(args.write, results)
     saved = sum(result.state == SAVED for result in results if result.mapping == "causal")
     return int(any(result.state == WRONG for result in results) or saved < args.at_least)
 

@@ -48,8 +48,8 @@ def patch(model: Any) -> Any:
     """
     head = _head(model)
     if type(head) is not LazyHead and not _become_lazy(head):
-        found = "no output layer" if head is None else f"an output layer of class {type(head).__name__}"
-        raise TypeError(f"model must have an output layer of class torch.nn.Linear; {type(model).__name__} has {found}")
+        found = "none" if head is None else f"one of class {type(head).__module__}.{type(head).__qualname__}"
+        raise TypeError(f"the output layer must be of class torch.nn.Linear; {type(model).__name__} has {found}")
     return model
 
 
