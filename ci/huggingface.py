@@ -119,7 +119,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 #: What classes need that nothing else tells.
 NEEDS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("t5", "longt5", "switch_transformers"), {"decoder_start_token_id": 0}),
+    **{key: {"decoder_start_token_id": 0} for key in ("t5", "longt5", "switch_transformers")},
     "xmod": {"default_language": "en_XX"},
     "reformer": {"attn_layers": ["local"], "axial_pos_embds": False, "is_decoder": True},
 }
@@ -296,7 +296,7 @@ def shortly(error: Exception) -> str:
 
 TABLES = {
     SAVED: "Classes whose logits stay out of memory in training",
-    COMPUTED: "Classes whose logits are computed all the same, because they do more with them; loss and gradients agree",
+    COMPUTED: "Classes whose logits are computed all the same, because they do more with them; results agree",
     LEFT: "Classes that `patch` refuses, with the class of their output layer, and leaves as they were",
     ABSENT: "Classes that this sweep cannot build or run without the patch, with the reason: nothing is known of them",
     WRONG: "Wrong",
