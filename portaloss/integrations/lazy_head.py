@@ -32,7 +32,7 @@ class LazyHead(torch.nn.Linear):
 
     def _may_be_lazy(self, input: Any) -> bool:
         if (
-            torch.jit.is_tracing()
+            torch._C._get_tracing_state() is not None
             or _functorch.peek_interpreter_stack() is not None
             or torch.autograd.forward_ad._current_level >= 0
             or torch._C._len_torch_dispatch_stack()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from portaloss.kinds import LossKind
 
 PLAIN = (Tensor, torch.nn.Parameter)
 _NARROW = (torch.float16, torch.bfloat16)
+_compiler: Any = torch.compiler  # of which not all has types
 
 
 class _Product:
@@ -74,10 +75,9 @@ _products: weakref.WeakSet[_Product] = weakref.WeakSet()
 @cache  # once
 def watch_optimizers() -> None:
     """Have products know when an optimizer changes their weights; some change memory without telling PyTorch."""
-    register_optimizer_step_post_hook(_after_step)
+    register_optimizer_step_post_hook(_compiler.disable(_after_step))
 
 
-@torch.compiler.disable
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     del args, kwargs
     if not _products:
@@ -130,6 +130,7 @@ class LazyLogits(Tensor):
     _parent: LazyLogits | None  #: what this is made of
     _computed: Tensor | None
     _taken: bool  #: whether a loss was computed from the factors
+    _hooks: list[Any]
 
     def is_computed(self) -> bool:
         """Whether the logits have been computed."""
@@ -143,7 +144,14 @@ class LazyLogits(Tensor):
                     self._computed = self._step(self._source.computed())
                 else:
                     self._computed = self._product.compute()
+                for hook in self._hooks:
+                    self._computed.register_hook(hook)
         return self._computed
+
+    def _hook_later(self, hook: Any) -> Any:
+        self._hooks.append(hook)  # for gradients that flow through the logits once they are computed
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.register_hook(hook)  # for those past __torch_function__
 
     def derive(self, step: Callable[[Tensor], Tensor], rows: Tensor, **changes: Any) -> LazyLogits | None:
         """Lazy logits after a step; ``changes`` are of the attributes. None where the step touches more than rows."""
@@ -158,13 +166,13 @@ class LazyLogits(Tensor):
         result.__dict__.update(known, **changes, _product=product, _meta=meta, _rows=rows)
         is_view = meta.untyped_storage()._cdata == self._meta.untyped_storage()._cdata
         source = self if is_view else None
-        result.__dict__.update(_source=source, _step=step, _parent=self, _computed=None, _taken=False)
+        result.__dict__.update(_source=source, _step=step, _parent=self, _computed=None, _taken=False, _hooks=[])
         return result
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Lazy logits or a loss for the operations that have a rule; for all others the logits are computed."""
-        return _call(func, args, kwargs or {})
+        return _call_as_it_stands(func, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own is no class method
@@ -184,21 +192,23 @@ def lazy_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     meta = torch.empty(*input.shape[:-1], weight.shape[0], dtype=input.dtype, device="meta")
     result: Tensor = _connect(input, weight, bias, product, meta)
     result.__dict__.update(_product=product, _meta=meta, _rows=input, _scale=1.0, _cap=None, _bias=bias)
-    result.__dict__.update(_source=None, _step=None, _parent=None, _computed=None, _taken=False)
+    result.__dict__.update(_source=None, _step=None, _parent=None, _computed=None, _taken=False, _hooks=[])
     return result
 
 
-@torch.compiler.disable  # a compiled function that is given lazy logits runs what it does to them as it stands
 def _call(func: Any, args: Any, kwargs: Any) -> Any:
-    first = args[0] if args else None
-    if func in _KNOWN_OF_ALL:
+    first = args[0] if args and isinstance(args[0], LazyLogits) else None
+    lazy = first is not None and not first.is_computed()
+    if (lazy and func in _KNOWN) or func is Tensor.__hash__:
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
     if func in _ASK_FOR_GRADIENTS:
+        if func is Tensor.register_hook and lazy and first._taken and _is_pytorchs(args[1]):
+            return first._hook_later(args[1])
         _refuse_if_taken(func, args, kwargs)
     rule = _RULES.get(func)
     # what is made without a gradient has none, also where it is used with one
-    if rule is not None and torch.is_grad_enabled() and isinstance(first, LazyLogits) and not first.is_computed():
+    if rule is not None and lazy and torch.is_grad_enabled():
         result = rule(func, *args, **kwargs)
         if result is not None:
             return result
@@ -206,9 +216,21 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+#: A compiled function that is given lazy logits does not compile what it does to them.
+_call_as_it_stands: Any = _compiler.disable(_call)
+
+
+def _is_pytorchs(hook: Any) -> bool:
+    """Whether FSDP set it, which has all outputs tell when the backward pass begins. The loss tells that too."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", "")).startswith("torch.")
+
+
 def _refuse_if_taken(func: Any, args: Any, kwargs: Any) -> None:
     asked = (args[1:2], kwargs.get("inputs")) if func is torch.autograd.grad else args[:1]
-    if any(isinstance(leaf, LazyLogits) and leaf._taken for leaf in tree_leaves(asked)):
+    pytorchs = func is Tensor.register_hook and _is_pytorchs(args[1])
+    if not pytorchs and any(isinstance(leaf, LazyLogits) and leaf._taken for leaf in tree_leaves(asked)):
         raise RuntimeError(
             f"{func.__name__}: the loss was computed without these logits, so no gradient flows through them. Call it "
             "before the loss is computed, or undo portaloss's patch of the model"
@@ -365,10 +387,11 @@ def _getter(name: str) -> Any:
 
 
 #: What is known without computing the logits.
-_KNOWN_OF_ALL = {
+_KNOWN = {
     *map(_getter, ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes")),
+    *map(_getter, ("grad_fn", "_base")),
     *map(_getter, ("is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "is_mps", "is_xla")),
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.is_contiguous, Tensor.__len__),
-    *(Tensor.element_size, Tensor.is_floating_point, Tensor.is_complex, Tensor.get_device, Tensor.__hash__),
+    *(Tensor.element_size, Tensor.is_floating_point, Tensor.is_complex, Tensor.get_device),
     *(torch.is_floating_point, torch.is_complex, torch.numel),
 }
