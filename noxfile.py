@@ -1,7 +1,9 @@
-"""What there is to do here. ``nox -s NAME`` does it, with all set-up; what follows ``--`` is passed on.
+"""The commands of this repository. ``nox -s NAME`` runs one and installs what it needs; ``nox -l`` lists them.
 
-torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``, made the first time
-and brought up to date when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
+Arguments after ``--`` are passed on to the command: ``nox -s tests -- -k huber``.
+
+torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
+when it is first needed, and updated when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 
 @nox.session(venv_backend="none")
 def parity(session: nox.Session) -> None:
-    """Every loss on every backend of this machine, against the reference: python -m portaloss parity."""
+    """Accuracy of every loss on every backend of this machine: python -m portaloss parity."""
     version = machine_torch()
     if version is None:
         extras = "torch,triton,parity" if "triton-interpret" in session.posargs else "torch,parity"
         python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", f".[{extras}]")
     else:
         session.log(f"using this machine's torch {version}")
-        # no constraints: the machine's own numpy and triton fit its torch, and stay
+        # without constraints, pip leaves the numpy and triton that were installed with the machine's torch
         python = environment(session, "machine", "-e", ".[parity]", sees_machine=True)
     arguments = session.posargs or ["--json", "parity.json", "--html", "parity.html"]
     session.run(python, "-m", "portaloss", "parity", *arguments)
@@ -40,7 +42,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """The test suite, and the examples in the book and in docstrings: pytest."""
+    """The tests, and the examples in the book and in docstrings: pytest."""
     extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
     session.run(python, "-m", "pytest", *session.posargs)
@@ -48,7 +50,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def lint(session: nox.Session) -> None:
-    """Ruff: rules and format."""
+    """Ruff: its rules, and the format of the code."""
     session.install("-c", str(CONSTRAINTS), *group("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
@@ -56,7 +58,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """Mypy, strict, on the package as it installs."""
+    """Mypy in strict mode, on the package as it is laid out when installed."""
     extras = "-e", ".[parity,bench]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("types"))
     # mypy does not know that reference/ is portaloss.reference until it lies there
@@ -71,7 +73,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def build(session: nox.Session) -> None:
-    """The sdist and the wheel into dist/; what they hold; and the wheel at work with only numpy and scipy."""
+    """Build the sdist and the wheel into dist/, check their files, and try the wheel with only numpy and scipy."""
     session.install("-c", str(CONSTRAINTS), *group("build"))
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", "dist")
@@ -83,7 +85,7 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(clean, ignore_errors=True)
     python = create(session, clean)
     session.run(python, "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), str(wheel), external=True)
-    with session.chdir(clean):  # away from the tree, so that it is the wheel that is imported
+    with session.chdir(clean):  # outside the repository, so that Python imports the wheel
         session.run(python, str(ROOT / "ci" / "smoke.py"), external=True)
 
 
@@ -100,11 +102,12 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def targets(session: nox.Session) -> None:
-    """Every Triton kernel for every GPU, with none at hand: python -m portaloss targets."""
+    """Compile every Triton kernel for every supported GPU; no GPU is needed: python -m portaloss targets."""
     python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[triton,parity]")
     session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
+<<<<<<< HEAD
 @nox.session(venv_backend="none")
 def huggingface(session: nox.Session) -> None:
     """Hugging Face models with the patch and without: Trainer, PEFT, and every class by ci/huggingface.py."""
@@ -119,12 +122,15 @@ def huggingface(session: nox.Session) -> None:
 
 
 # How it is done
+=======
+# Helpers
+>>>>>>> main
 
 
 def machine_torch() -> str | None:
-    """The version of a CUDA or ROCm torch that the python running nox can import, or None.
+    """The version of torch that the Python running nox can import, if it is a CUDA or ROCm build; otherwise None.
 
-    Read from torch's version file, not by an import, which takes seconds.
+    It is read from torch's version file, because importing torch takes seconds.
     """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
@@ -134,11 +140,15 @@ def machine_torch() -> str | None:
 
 
 def environment(session: nox.Session, name: str, *arguments: str, sees_machine: bool = False) -> str:
-    """The python of an environment with what pip's arguments name, made or updated if need be.
+    """Make a virtual environment in ``.nox``, or update it, and return the path of its Python.
 
-    One that sees the machine has the site-packages of the python running nox behind its own, so that pip counts what
-    is there as installed and never changes it. (``--system-site-packages`` does that only where that python is itself
-    no virtual environment.)
+    Args:
+        session: the session that needs it.
+        name: the first part of the folder's name.
+        *arguments: what ``pip install`` gets.
+        sees_machine: whether the environment can also import the packages of the Python that runs nox. pip counts
+            these as installed and never changes them. (``--system-site-packages`` would not do: it has no effect if
+            that Python is in a virtual environment itself.)
     """
     folder = ROOT / ".nox" / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
     stamp = folder / f"{session.name}.installed"
@@ -153,23 +163,23 @@ def environment(session: nox.Session, name: str, *arguments: str, sees_machine: 
         purelib = session.run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
         Path(str(purelib).strip(), "machine.pth").write_text("".join(lines))
     if not sys.stdout.isatty():
-        arguments = ("--quiet", *arguments)  # nobody watches the progress
+        arguments = ("--quiet", *arguments)  # a log needs no progress bar
     session.run(python, "-m", "pip", "install", *arguments)
     stamp.write_text(wanted)
     return python
 
 
 def create(session: nox.Session, folder: Path) -> str:
-    """An empty virtual environment; nox brings virtualenv along. Returns its python."""
+    """Make an empty virtual environment with virtualenv, which nox depends on. Returns the path of its Python."""
     session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder), external=True)
     return python_of(folder)
 
 
 def python_of(folder: Path) -> str:
-    """The python of a virtual environment."""
+    """The path of a virtual environment's Python."""
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 def group(name: str) -> list[str]:
-    """The requirements of a dependency group; not every pip reads them itself."""
+    """The requirements of a dependency group in pyproject.toml, read here because older versions of pip cannot."""
     return list(nox.project.dependency_groups(nox.project.load_toml(PYPROJECT), name))

@@ -1,4 +1,4 @@
-"""The checks that arrangements are built from. Each raises an error of PyTorch's type that names the argument."""
+"""Checks of operands, which arrangements use. Errors have PyTorch's types, and their messages name the argument."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Shape = tuple[int, ...]
 
 
 class TargetOutOfRangeError(IndexError, RuntimeError):
-    """A class index that names no class.
+    """Raised for a class index that is out of range.
 
-    It is an IndexError for every kind, and also a RuntimeError, which is what PyTorch raises for the margin losses.
+    It is an IndexError, and also a RuntimeError, which PyTorch raises for the margin losses.
     """
 
 
 def dtype_name(array: Any) -> str:
-    """``"float32"``, ``"int64"``, ...: for either library."""
+    """The name of an array's or a tensor's dtype: ``"float32"``, ``"int64"``, ..."""
     if not isinstance(array, np.ndarray) and arrays.is_tensor(array):
-        return str(array.dtype).removeprefix("torch.")  # and no cache, which a compiler's tracer would stumble over
+        return str(array.dtype).removeprefix("torch.")  # not cached, because torch.compile cannot trace a cache
     return _name(array.dtype)
 
 
 @lru_cache(maxsize=64)
 def _name(dtype: Any) -> str:
-    return str(dtype)  # NumPy takes 4 us to spell a dtype: once is enough
+    return str(dtype)  # cached, because NumPy takes 4 us to make the name
 
 
 def is_floating(array: Any) -> bool:
-    """Whether the array's dtype is one of the four, or another floating dtype."""
+    """Whether the array has a floating-point dtype."""
     if not isinstance(array, np.ndarray) and arrays.is_tensor(array):
         return bool(array.is_floating_point())
     return "float" in _name(array.dtype)
 
 
 def distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A view without the repetitions of broadcast axes: the same values and first positions, each once."""
+    """A view in which broadcast axes have length one: it has the same values, and each at its first position."""
     return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
 
 
-#: PyTorch's names of dtypes in its errors.
+#: The names of dtypes in PyTorch's errors.
 SCALAR_TYPES = {
     "float16": "Half",
     "bfloat16": "BFloat16",
@@ -68,7 +68,7 @@ def scalar_type(array: Any) -> str:
 
 
 def require_floating(name: str, array: Any) -> None:
-    """Raise NotImplementedError, as PyTorch does, unless the array is of a floating dtype."""
+    """Raise NotImplementedError, as PyTorch does, unless the array has a floating-point dtype."""
     if not is_floating(array):
         raise NotImplementedError(
             f"{name} must be of a floating dtype; the loss is not implemented for {dtype_name(array)}"
@@ -76,7 +76,7 @@ def require_floating(name: str, array: Any) -> None:
 
 
 def require_integer(name: str, array: Any) -> None:
-    """Raise RuntimeError unless the array is of an integer dtype."""
+    """Raise RuntimeError unless the array has an integer dtype."""
     if "int" not in dtype_name(array):
         raise RuntimeError(
             f"expected scalar type Long but found {scalar_type(array)}: {name} must be of an integer dtype"
@@ -84,7 +84,7 @@ def require_integer(name: str, array: Any) -> None:
 
 
 def require_scalar_type(name: str, array: Any, other_name: str, other: Any) -> None:
-    """Raise RuntimeError where PyTorch, too, does not mix dtypes."""
+    """Raise RuntimeError, as PyTorch does, unless two arrays have the same dtype."""
     if array.dtype != other.dtype:
         raise RuntimeError(
             f"expected scalar type {scalar_type(other)} but found {scalar_type(array)}: {name} must have "
@@ -93,17 +93,17 @@ def require_scalar_type(name: str, array: Any, other_name: str, other: Any) -> N
 
 
 def require_no_integers(**operands: Any) -> None:
-    """KL divergence: raise RuntimeError where an operand is not of a floating dtype."""
+    """For KL divergence: raise RuntimeError if an operand does not have a floating-point dtype."""
     for name, array in operands.items():
         if not is_floating(array):
             raise RuntimeError(f"kl_div: Integral inputs not supported; {name} is {dtype_name(array)}")
 
 
 def broadcast_shape(**shapes: Shape) -> Shape:
-    """The shape that the named shapes broadcast to, taken together one after the other.
+    """The shape that the named shapes broadcast to, in this order.
 
     Raises:
-        RuntimeError: two of them do not fit; it names both.
+        RuntimeError: two of them do not broadcast together; the message names both.
     """
     (first, result), *others = shapes.items()
     owners = [first] * len(result)
@@ -111,7 +111,7 @@ def broadcast_shape(**shapes: Shape) -> Shape:
         rank = max(len(result), len(shape))
         a, b = (1,) * (rank - len(result)) + result, (1,) * (rank - len(shape)) + shape
         owners = [first] * (rank - len(owners)) + owners
-        for axis in reversed(range(rank)):  # as PyTorch looks
+        for axis in reversed(range(rank)):  # in PyTorch's order
             if a[axis] != b[axis] and 1 not in (a[axis], b[axis]):
                 owner = owners[axis]
                 raise RuntimeError(
@@ -124,7 +124,7 @@ def broadcast_shape(**shapes: Shape) -> Shape:
 
 
 def require_fits(name: str, shape: Shape, full_name: str, full: Shape) -> None:
-    """Raise RuntimeError unless ``shape`` broadcasts to ``full`` without enlarging it."""
+    """Raise RuntimeError unless ``shape`` broadcasts to ``full``."""
     together = broadcast_shape(**{full_name: full, name: shape})
     if together != full:
         raise RuntimeError(
@@ -133,11 +133,11 @@ def require_fits(name: str, shape: Shape, full_name: str, full: Shape) -> None:
         )
 
 
-# What PyTorch checks in Python, and words with its own Size: of arrays as the user gave them.
+# Checks that PyTorch makes in Python. Its messages show shapes as torch.Size, so these take the arrays of the user.
 
 
 def require_bce_sizes(input: Any, target: Any, weight: Any = None) -> None:
-    """Binary cross-entropy: raise ValueError for sizes that differ, RuntimeError for a weight that does not fit."""
+    """For binary cross-entropy: raise ValueError if sizes differ, RuntimeError if the weight does not broadcast."""
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is deprecated. "
@@ -157,13 +157,13 @@ def require_bce_sizes(input: Any, target: Any, weight: Any = None) -> None:
 
 
 def require_logits_sizes(input: Any, target: Any) -> None:
-    """Binary cross-entropy of logits: raise ValueError for sizes that differ."""
+    """For binary cross-entropy of logits: raise ValueError if sizes differ."""
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.shape}) must be the same as input size ({input.shape})")
 
 
 def require_ranks_alike(input1: Any, input2: Any, target: Any) -> None:
-    """Margin ranking: raise RuntimeError unless all have as many axes."""
+    """For margin ranking: raise RuntimeError unless all have the same number of axes."""
     if not len(input1.shape) == len(input2.shape) == len(target.shape):
         raise RuntimeError(
             "margin_ranking_loss : All input tensors should have same dimension but got sizes: "
@@ -180,15 +180,15 @@ def require_classes_in_range(
     padding: bool = False,
     text: str | None = None,
 ) -> None:
-    """Raise TargetOutOfRangeError (an IndexError) for the first class that is not in 0 .. classes - 1.
+    """Raise TargetOutOfRangeError (an IndexError) if a class is not in 0 .. classes - 1; it names the first one.
 
     Args:
         name: the argument's name.
         target: class indices.
         classes: how many classes there are.
-        ignore_index: a value that is allowed besides.
-        padding: whether -1 is allowed besides.
-        text: PyTorch's, where it is another than for most kinds.
+        ignore_index: another value that is allowed.
+        padding: whether -1 is allowed too.
+        text: the beginning of the message, if PyTorch's differs from that for most kinds.
     """
     if target.size == 0:
         return
@@ -210,7 +210,7 @@ def require_classes_in_range(
 
 
 def require_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
-    """Raise RuntimeError unless every element is between 0 and 1; nan is not."""
+    """Raise RuntimeError unless every element is between 0 and 1. nan is not."""
     array = distinct(array)
     if is_from_0_to(array, 1.0):
         return
@@ -223,10 +223,10 @@ def require_unit_interval(name: str, array: npt.NDArray[Any]) -> None:
 
 
 def is_from_0_to(array: npt.NDArray[Any], largest: float) -> bool:
-    """Whether no element has a sign, is nan, or is above the largest. False says nothing of arrays with -0 or with nan.
+    """Whether all elements are from 0 to ``largest``. Arrays with -0 or nan give False, so False leaves it open.
 
-    Bits of floats without a sign are integers in the same order, and all others come after. So one look does, and that
-    of integers: NumPy compares 16-bit floats one after another.
+    The bits of floats without a sign, read as integers, have the order of the floats. Those of negative floats and of
+    nan are larger. So the largest integer decides, and NumPy finds it faster than it compares 16-bit floats.
     """
     bits = np.dtype(f"{array.dtype.byteorder}u{array.itemsize}")
     return bool(array.view(bits).max(initial=0) <= np.asarray(largest, array.dtype).view(bits))

@@ -14,7 +14,7 @@ from portaloss.arrange import specs
 from portaloss.backends import Prepared
 from portaloss.catalogue import LOSSES, Domain
 from portaloss.kinds import LossKind, LossReduction
-from portaloss.plan import as_reduction, make_plan, result_dtype
+from portaloss.plan import as_number, as_reduction, make_plan, result_dtype
 
 
 def loss(
@@ -43,16 +43,19 @@ def loss(
         from portaloss import torch_ops
 
         return torch_ops.trace(kind.name, reduction, operands, options, dtype)
+    for name, number in options.items():
+        if type(number) not in _NUMBERS:
+            options[name] = as_number(number)
     given = {name: value for name, value in operands.items() if value is not None}
     for name in _LENGTHS.get(kind, ()):
         _length_to_array(given, name)
     torch = sys.modules.get("torch")
     if torch is not None and torch._C._is_any_autocast_enabled() and arrays.library_of(given) == arrays.TORCH:
         given = _torch_ops().autocast.cast(kind.name, given)
-    prepared = _prepared(kind, reduction, given, dtype, options)
+    prepared, given = _prepared(kind, reduction, given, dtype, options)
     recorder = gradients.active()
     if recorder is not None:
-        return recorder.record(prepared, given)
+        return recorder.record(prepared, given, operands)
     if torch is not None and arrays.is_tensor(next(iter(given.values()))):
         return _torch_ops().apply(prepared, given)
     forward = engine.forward(prepared, given)
@@ -72,6 +75,9 @@ def compiling() -> bool:
     return torch is not None and bool(torch.compiler.is_dynamo_compiling())
 
 
+#: The types of options that need no conversion.
+_NUMBERS = (float, int, bool)
+
 #: Calls met before, by all that decides how they are prepared. To prepare one takes longer than a small loss.
 _calls: dict[Hashable, Prepared] = {}
 
@@ -89,13 +95,16 @@ _LENGTHS = {
 def _prepared(
     kind: LossKind,
     reduction: str | LossReduction,
-    given: Mapping[str, Any],
+    given: dict[str, Any],
     dtype: str | None,
     options: Mapping[str, Any],
-) -> Prepared:
-    """The call, prepared: operands' libraries, dtypes, devices and shapes decide that, and not their values."""
+) -> tuple[Prepared, dict[str, Any]]:
+    """The call, prepared, and its operands: libraries, dtypes, devices and shapes decide that, and not their values."""
     key: Hashable = None
+    torch = sys.modules.get("torch")
     try:
+        if torch is not None and torch._C._get_tracing_state() is not None:
+            raise TypeError("the sizes that torch.jit.trace sees are tensors")
         key = (
             kind,
             reduction,
@@ -112,8 +121,14 @@ def _prepared(
     except (AttributeError, TypeError):
         prepared = key = None  # an operand that is no array, or a value that cannot be hashed
     if prepared is not None:
-        return prepared
+        return prepared, given
+    for operand in LOSSES[kind].operands:
+        if operand.name not in given and not operand.optional:
+            raise TypeError(f"{operand.name} must be a NumPy array or a torch tensor, got None")
     library = arrays.library_of(given)
+    plain = {name: arrays.plain(name, value) for name, value in given.items()}
+    if any(plain[name] is not value for name, value in given.items()):
+        return _prepared(kind, reduction, plain, dtype, options)
     device = "cpu" if library == arrays.NUMPY else _device(given)
     backend = backends.for_device("cpu" if device == "meta" else device)  # shapes alone need no backend
     found = dtype or result_dtype(LOSSES[kind], given)
@@ -126,7 +141,7 @@ def _prepared(
         if len(_calls) >= _KEPT:
             _calls.clear()
         _calls[key] = prepared
-    return prepared
+    return prepared, given
 
 
 def _length_to_array(given: dict[str, Any], name: str) -> None:

@@ -20,7 +20,7 @@ from portaloss.backends import Prepared
 from portaloss.catalogue import Divisor, Family, Loss
 from portaloss.divisor import divisor, is_data
 from portaloss.kinds import DTYPES, LossKind, LossReduction
-from portaloss.plan import RANK, Plan, Precision, as_reduction, differentiable, make_plan, result_dtype
+from portaloss.plan import RANK, Plan, Precision, as_number, as_reduction, differentiable, make_plan, result_dtype
 
 
 @dataclass
@@ -61,7 +61,11 @@ def forward(prepared: Prepared, operands: Mapping[str, Any], wants: Collection[s
         by = _divisor(prepared, call)
         early = early_gradients(plan, wants)
         total, gradients = call.run(early, scale=call.scale(1.0, by))
-        return Forward(call.rounded(_reduced(total, by)), gradients or None, call.extras)
+        value = _reduced(total, by)
+        if prepared.divisor is None and plan.values.get("label_smoothing"):
+            # PyTorch adds two means, of which that of the targets' own costs is 0/0
+            value = call.xp.where(by == 0.0, np.nan, value)
+        return Forward(call.rounded(value), gradients or None, call.extras)
 
 
 def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
@@ -126,7 +130,10 @@ def _divisor(prepared: Prepared, call: backends.Call) -> Any:
 def _reduced(total: Any, by: Any) -> Any:
     """The loss in float64, from the sum of the items or, for divisors of one an item, the items."""
     quotient = total / by
-    return quotient.sum() if quotient.ndim else quotient
+    if not quotient.ndim:
+        return quotient
+    total = quotient.sum()
+    return total if len(quotient) or isinstance(by, float) else total / 0.0  # the mean of no items
 
 
 class Executable(Plan):
@@ -195,6 +202,7 @@ class Executable(Plan):
     def _prepared(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Prepared, dict[str, Any]]:
         given = _by_name(self.loss, args, named)
         arrays.library_of(given)
+        given = {name: arrays.plain(name, value) for name, value in given.items()}
         reason = self._backend.refuses(self, given)
         if reason is not None:
             raise NotImplementedError(reason)
@@ -253,7 +261,13 @@ def select(
     reason = backends.available(backend)
     if reason is not None:
         raise NotImplementedError(f"backend {backend} cannot run here: {reason}")
-    plan = make_plan(LossKind(kind), name, as_reduction(reduction), backend, tuple(options.items()))
+    plan = make_plan(
+        LossKind(kind),
+        name,
+        as_reduction(reduction),
+        backend,
+        tuple((option, as_number(value)) for option, value in options.items()),
+    )
     return Executable(plan.kind, plan.dtype, plan.reduction, plan.backend, plan.options)
 
 

@@ -1,8 +1,8 @@
-"""Gradients for arrays that have no autograd."""
+"""Gradients without autograd: ``value_and_grad``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,26 @@ _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 def active() -> Recorder | None:
-    """The recorder of the ``value_and_grad`` that is running, if one is."""
+    """The recorder of the ``value_and_grad`` that is running; None if none is."""
     return _active.get()
 
 
 class Recorder:
-    """Watches for the one loss that a function computes, and takes its gradients along."""
+    """Records the one loss that a function computes, together with its gradients."""
 
     def __init__(self, watched: Sequence[Any]) -> None:
         self._watched = watched
         self.value: Any = None
         self.gradients: list[Any] | None = None
 
-    def record(self, prepared: Prepared, operands: dict[str, Any]) -> Any:
-        """Run the loss, with the gradients of the watched arrays among its operands."""
+    def record(self, prepared: Prepared, operands: dict[str, Any], given: Mapping[str, Any]) -> Any:
+        """Compute the loss, and the gradients of those operands that are watched."""
         if self.gradients is not None:
             raise ValueError("value_and_grad: the function computes more than one loss; its gradient is not known")
         possible = prepared.differentiable
         names: list[list[str]] = []
         for array in self._watched:
-            found = [name for name, value in operands.items() if value is array]
+            found = [name for name, value in given.items() if value is array]
             for name in found:
                 if name not in possible:
                     raise ValueError(f"value_and_grad: {name} of {prepared.plan.loss.function} has no gradient here")
@@ -55,7 +55,7 @@ class Recorder:
             if not found:
                 raise ValueError("value_and_grad: an argument to differentiate is not an operand of the loss")
             total = computed[found[0]]
-            for name in found[1:]:  # the same array twice, as in mse_loss(x, x)
+            for name in found[1:]:  # the same array is two operands, as in mse_loss(x, x)
                 total = total + computed[name]
             self.gradients.append(total)
         return self.value if result.extras is None else (self.value, result.extras)
@@ -64,22 +64,22 @@ class Recorder:
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
     """A function that returns the loss of ``fn`` and its gradients.
 
-    ``fn`` is a function of ``portaloss.functional``, or one that calls one of them on its own arguments and returns
-    what that gave: ``lambda x: cross_entropy(x, target, label_smoothing=0.1)``. Works on NumPy arrays and, without
-    autograd, on torch tensors.
+    ``fn`` is a function of ``portaloss.functional``, or a function that calls one of them on its own arguments and
+    returns the result: ``lambda x: cross_entropy(x, target, label_smoothing=0.1)``. The arguments are NumPy arrays, or
+    torch tensors, which need no autograd.
 
     Args:
-        fn: computes one loss with a reduction of mean or sum.
+        fn: computes one loss, with reduction mean or sum.
         argnums: which positional arguments to differentiate.
 
     Returns:
-        A function of fn's arguments. It returns the loss and the gradient; a tuple of gradients where argnums is a
-        sequence. Each has the shape and dtype of its argument.
+        A function with the arguments of fn. It returns the loss and the gradient, or a tuple of gradients if argnums is
+        a sequence. Each has the shape and dtype of its argument.
 
     Raises:
         TypeError: fn is not callable, or argnums are not ints.
-        ValueError: from the function returned, where the loss is not a scalar, where fn returns anything but the one
-            loss it computed, or where an argument has no gradient.
+        ValueError: raised by the returned function if the loss is not a scalar, if fn does not return the one loss that
+            it computed, or if an argument has no gradient.
 
     >>> import numpy as np
     >>> from portaloss.functional import mse_loss

@@ -1,4 +1,4 @@
-"""The names everything else derives from: which loss, which reduction, which direction."""
+"""The names of losses, reductions, directions and dtypes, which all other modules use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class LossKind(IntEnum):
-    """The 20 loss kinds. The numbers are stable: more may come, none is ever reused."""
+    """The kinds of losses. A number never changes and is never reused; new kinds get new numbers."""
 
     MSE = 0
     NLL = 1
@@ -31,7 +31,7 @@ class LossKind(IntEnum):
 
 
 class LossReduction(IntEnum):
-    """What becomes of the items of a loss. The numbers are PyTorch's own."""
+    """How the items of a loss are combined. The numbers are those of PyTorch."""
 
     NONE = 0
     MEAN = 1
@@ -39,11 +39,11 @@ class LossReduction(IntEnum):
 
 
 class Direction(IntEnum):
-    """Whether a SKU computes the loss or its gradients."""
+    """Whether a SKU is of the loss or of its gradients."""
 
     FORWARD = 0
     BACKWARD = 1
 
 
-#: The four dtypes of every SKU, by the names NumPy (with ml_dtypes) and PyTorch share.
+#: The dtypes of every loss, by the names that NumPy (with ml_dtypes) and PyTorch share.
 DTYPES = ("float16", "bfloat16", "float32", "float64")

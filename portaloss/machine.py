@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from portaloss import backends
+from portaloss.backends.cpu.threads import use_num_threads
 
 #: Distributions whose versions a result can depend on.
 _PACKAGES = ("portaloss", "numpy", "scipy", "ml_dtypes", "torch", "triton")
@@ -106,9 +107,7 @@ def use_threads(threads: int, device: str) -> Iterator[None]:
     """Limit PyTorch, portaloss and NumPy's BLAS to a number of threads; restore theirs afterwards."""
     import torch
 
-    import portaloss
-
-    before = torch.get_num_threads(), portaloss.get_num_threads()
+    before = torch.get_num_threads()
     with ExitStack() as stack:
         if device == "cpu":
             import scipy.linalg.blas  # type: ignore[import-untyped]  # noqa: F401  # only what is loaded is limited
@@ -116,9 +115,8 @@ def use_threads(threads: int, device: str) -> Iterator[None]:
 
             stack.enter_context(threadpool_limits(threads, "blas"))
         torch.set_num_threads(threads)
-        portaloss.set_num_threads(threads)
+        stack.enter_context(use_num_threads(threads))
         try:
             yield
         finally:
-            torch.set_num_threads(before[0])
-            portaloss.set_num_threads(before[1])
+            torch.set_num_threads(before)

@@ -95,6 +95,19 @@ def as_reduction(reduction: LossReduction | str) -> LossReduction:
 _REDUCTIONS = {reduction.name.lower(): reduction for reduction in LossReduction}
 
 
+def as_number(value: Any) -> Any:
+    """A Python number for a scalar of NumPy's, or an array or tensor without axes; any other value as it is."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.detach().item() if hasattr(value, "detach") else value.item()
+    if (
+        type(value) not in (int, float, bool)
+        and isinstance(value, numbers.Rational)
+        and not isinstance(value, numbers.Integral)
+    ):
+        return float(value)  # a fraction
+    return value
+
+
 def check_option(loss: Loss, option: Option, value: Any) -> None:
     """Raise what PyTorch raises for an option's value that is wrong whatever the arrays are."""
     is_bool = isinstance(value, bool)
@@ -121,6 +134,10 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
     result: str | None = None
     for operand in loss.operands:
         value = operands.get(operand.name)
+        if value is not None and "complex" in dtype_name(value):
+            raise NotImplementedError(
+                f"{operand.name} is of dtype {dtype_name(value)}; {loss.function} takes no complex numbers"
+            )
         if value is None or not is_floating(value):
             if operand.floating:
                 raise RuntimeError(f"input must be of a floating dtype for {loss.function}, got {dtype_name(value)}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
-from portaloss.catalogue import Loss
+from portaloss.catalogue import LOSSES, Loss
 
 
 def loss(entry: Loss, operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
@@ -45,15 +45,26 @@ def function(entry: Loss) -> Callable[..., Tensor]:
     """
     if not entry.in_torch:
         raise NotImplementedError(f"PyTorch does not have {entry.function}")
-    found: Callable[..., Tensor] = getattr(F, entry.function, None) or _unfused
-    return found
+    return _FUNCTIONS[entry.function]
+
+
+def is_replaced(entry: Loss) -> bool:
+    """Whether portaloss's own function stood in PyTorch's place when this module was imported."""
+    return entry.in_torch and str(_FUNCTIONS[entry.function].__module__).startswith("portaloss.")
 
 
 def _unfused(
     input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, **rest: Any
 ) -> Tensor:
     """linear_cross_entropy for older releases of PyTorch, which have only the two functions that it fuses."""
-    return F.cross_entropy(linear_logits(input, linear_weight, linear_bias), target, **rest)
+    return _FUNCTIONS["cross_entropy"](linear_logits(input, linear_weight, linear_bias), target, **rest)
+
+
+#: PyTorch's functions, held from import on. ``torch.nn.functional.mse_loss = portaloss.functional.mse_loss`` is a usual
+#: way to install a loss, and its composition must not be itself.
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    entry.function: getattr(F, entry.function, _unfused) for entry in LOSSES.values() if entry.in_torch
+}
 
 
 def linear_logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
@@ -63,4 +74,4 @@ def linear_logits(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
     return logits.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
 
 
-__all__ = ["function", "linear_logits", "loss"]
+__all__ = ["function", "is_replaced", "linear_logits", "loss"]

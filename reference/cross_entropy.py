@@ -165,10 +165,18 @@ def cross_entropy(
         z_loss: ζ, what lse² costs.
         wants: which of input and, for soft targets, target and weight to differentiate.
     """
+    if input.shape[1] == 0:
+        return _without_classes(input, target, label_smoothing, wants)
     w = None if weight is None else weight.reshape(1, -1)
     if target.dtype.kind == "f":
         return _soft(input, target, w, label_smoothing, z_loss, wants)
     return _hard(input, target, w, ignore_index, label_smoothing, z_loss, wants)
+
+
+def _without_classes(input: Array, target: Array, s: float, wants: Wants) -> Terms:
+    """Sums over no classes are 0. Smoothing spreads s over them, which is 0/0."""
+    items = np.full((input.shape[0], 1, *input.shape[2:]), np.nan if s > 0.0 else 0.0, input.dtype)
+    return items, {name: np.zeros(input.shape, input.dtype) for name in wants}
 
 
 def _hard(
@@ -188,13 +196,12 @@ def _hard(
     if w is not None:
         loss *= own
     if s > 0.0:
-        # Σ w[j] L[j] = Σ w[j] (m - x[j]) + (lse - m) Σ w[j]
         others = softmax.maximum - x
+        others += softmax.log_sum  # L[j], whole: an infinite weight times a part of it may be 0 · inf
         if w is not None:
             others *= w
-        total = classes if w is None else sum_rows(w)
         loss *= 1.0 - s
-        loss += (s / classes) * (sum_rows(others) + softmax.log_sum * total)
+        loss += (s / classes) * sum_rows(others)
     level: Array | float | None = None  # 2 ζ lse
     if z_loss > 0.0:
         lse = softmax.maximum + softmax.log_sum

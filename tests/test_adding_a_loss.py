@@ -1,4 +1,4 @@
-"""A 21st loss is one new file and four small edits: what CONTRIBUTING.md says is applied to a copy, and must pass."""
+"""The recipe for a new loss in CONTRIBUTING.md: applied to a copy of the tree, it gives a loss that passes parity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Blas.multiply``: parts of matrices in place, whatever their strides."""
+"""``Blas.multiply``: products of parts of matrices, with any strides, without copies."""
 
 from __future__ import annotations
 

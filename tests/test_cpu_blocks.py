@@ -1,4 +1,4 @@
-"""Large results lie in memory that was freed before: never in memory that anyone still looks at."""
+"""Large results reuse freed memory, and never memory that an array still uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Casts of 16 bits, by PyTorch where it is loaded, against NumPy's and ml_dtypes' own."""
+"""Casts from and to 16 bits, with and without PyTorch, compared with those of NumPy and ml_dtypes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The chunked engine against the chapter, in all dtypes and chunk sizes; its memory; what its bits depend on."""
+"""Linear cross-entropy in chunks, compared with its chapter, in all dtypes and chunk sizes; its memory; its bits."""
 
 from __future__ import annotations
 

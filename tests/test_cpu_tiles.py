@@ -1,4 +1,4 @@
-"""The tile driver against a chapter run on whole arrays: layouts, broadcasting, tails, threads."""
+"""A chapter on tiles, compared with the chapter on whole arrays: memory layouts, broadcasting, last tiles, threads."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Bad input: the error is of the type PyTorch raises for the same call, and names the argument."""
+"""Errors for bad input: their types are PyTorch's, and their messages name the argument."""
 
 import ml_dtypes
 import numpy as np

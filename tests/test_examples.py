@@ -1,4 +1,4 @@
-"""The examples learn what they say they learn; fewer steps than when they are run by hand."""
+"""The examples learn what they should. They run with fewer steps here."""
 
 from __future__ import annotations
 

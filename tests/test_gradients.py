@@ -1,4 +1,4 @@
-"""value_and_grad on NumPy arrays."""
+"""``value_and_grad`` on NumPy arrays."""
 
 import numpy as np
 import pytest

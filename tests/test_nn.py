@@ -1,4 +1,4 @@
-"""portaloss.nn's modules against torch.nn's: values, gradients, state, repr, pickling."""
+"""The modules of portaloss.nn, compared with those of torch.nn: values, gradients, state, repr, pickling."""
 
 import copy
 import inspect

@@ -1,7 +1,8 @@
-"""The package as a whole: what importing it loads, what each kind must have, what the README shows."""
+"""The package as a whole: what an import loads, what each kind must have, and the code in the README."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -27,7 +28,7 @@ else:
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-#: Put before a program: any import of these fails, as where they are not installed.
+#: Put before a program, it makes these imports fail, as if the packages were not installed.
 BLOCKED = """
 import sys
 class Blocked:
@@ -120,10 +121,10 @@ def chapter(kind: LossKind) -> str:
 
 
 def lacks(kind: LossKind) -> list[str]:
-    """What a kind still lacks, each by the place where it belongs."""
+    """What a kind still lacks, and where it belongs."""
     loss = LOSSES.get(kind)
     if loss is None:
-        return ["a row in portaloss/catalogue.py"]
+        return ["an entry in portaloss/catalogue.py"]
     functional, nn = importlib.import_module("portaloss.functional"), importlib.import_module("portaloss.nn")
     text, book = chapter(kind), (ROOT / "reference" / "README.md").read_text(encoding="utf-8")
     function = getattr(functional, loss.function, None)
@@ -141,12 +142,12 @@ def lacks(kind: LossKind) -> list[str]:
         f"portaloss.nn.{loss.module}": isinstance(module, type),
         f"{loss.module} in portaloss.nn.__all__": loss.module in getattr(nn, "__all__", ()),
         "cases in the parity matrix": len(list(samples.names(kind))) > 0,
-        "a row in the README's table": readme_row(kind) in README,
+        "a line in the README's table": readme_line(kind) in README,
     }
     return [what for what, there in present.items() if not there]
 
 
-def readme_row(kind: LossKind) -> str:
+def readme_line(kind: LossKind) -> str:
     loss = LOSSES[kind]
     gradients = ", ".join(operand.name for operand in loss.operands if operand.differentiable)
     return f"| {kind.value} | `{loss.function}` | {loss.family.value} | {gradients} |"
@@ -162,6 +163,30 @@ def test_the_packages_of_pyproject_are_those_of_the_tree():
     there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("__init__.py")}
     modules = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "portaloss").rglob("*.py")}
     assert set(listed) == there | modules | {"portaloss.reference"}
+
+
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports, in functions too; not what it imports for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = [ast.Pass()]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {full if (full := f"{node.module}.{name.name}") in modules else node.module for name in node.names}
+    return found & modules
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "portaloss").rglob("*.py")}
+    names = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+    later = {name: imports(path, set(names)) - {name} for name, path in names.items()}
+    while leaves := [name for name, wanted in later.items() if not wanted]:  # which import nothing that is left
+        later = {name: wanted.difference(leaves) for name, wanted in later.items() if name not in leaves}
+    assert not later, f"a circle of imports among {sorted(later)}"
 
 
 def test_versions_agree():

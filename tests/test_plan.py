@@ -1,4 +1,4 @@
-"""Plans: what they say must be true."""
+"""Plans and what they promise: precision, scratch memory, and which operands they can run."""
 
 import tracemalloc
 

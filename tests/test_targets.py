@@ -1,4 +1,4 @@
-"""Compiling for absent GPUs: what is read from the compiler's output, and what is a problem."""
+"""Compiling for GPUs that are not there: how the compiler's output is read, and what counts as a problem."""
 
 from __future__ import annotations
 

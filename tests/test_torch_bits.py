@@ -1,4 +1,4 @@
-"""A CPU tensor gets the bits of the NumPy array that it shares memory with: one arithmetic, whatever the size."""
+"""A CPU tensor of any size gets the same bits as the NumPy array that it shares memory with."""
 
 from __future__ import annotations
 
@@ -53,15 +53,12 @@ def test_every_case_of_the_parity_matrix(kind, dtype):
                 expected = [plan.backward(upstream, wants=wants, **case.operands)[name] for name in wants]
             else:
                 names = list(case.operands)
-                expected = value_and_grad(
-                    lambda *operands: dispatch.loss(
-                        kind,
-                        reduction,
-                        dict(zip(names, operands, strict=True)),
-                        **case.options,  # noqa: B023  # at once
-                    ),
-                    [names.index(name) for name in wants],
-                )(*case.operands.values())[1]
+
+                def loss_of(*operands, names=names, reduction=reduction, case=case):
+                    return dispatch.loss(kind, reduction, dict(zip(names, operands, strict=True)), **case.options)
+
+                gradient_of = value_and_grad(loss_of, [names.index(name) for name in wants])
+                _, expected = gradient_of(*case.operands.values())
             given = arrays.like(np.array(upstream), arrays.TORCH)
             gradients = torch.autograd.grad(loss, [tensors[name] for name in wants], given)
             for name, gradient, want in zip(wants, gradients, expected, strict=True):

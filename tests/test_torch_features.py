@@ -1,20 +1,18 @@
-"""What PyTorch's compilers, transforms and higher derivatives make of each kind: see docs/torch-features.md."""
+"""Each kind under PyTorch's compilers, transforms and higher derivatives. docs/torch-features.md lists the results."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from portaloss import arrays, functional
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import samples
-from portaloss.plan import differentiable
 from portaloss.torch_ops import library
+
+from .torch_samples import Sample
 
 DOCS = Path(__file__).parent.parent / "docs" / "torch-features.md"
 
@@ -22,30 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PyTorch's compiler, about itself
 ]
-
-
-class Sample:
-    """One call of a kind: a function of its floating operands, and those."""
-
-    def __init__(self, kind: LossKind) -> None:
-        self.loss, self.operator = LOSSES[kind], library.OPERATORS[kind]
-        case = next(c for c in samples.cases(self.loss, "float64") if "batchmean" not in c.options)
-        tensors = {name: arrays.like(np.array(array), arrays.TORCH) for name, array in case.operands.items()}
-        self.options = case.options
-        self.wants = differentiable(self.loss, tensors)
-        self.fixed = {name: value for name, value in tensors.items() if name not in self.wants}
-        self.inputs = [tensors[name] for name in self.wants]
-
-    def __call__(self, *inputs: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-        given = {**dict(zip(self.wants, inputs, strict=True)), **self.fixed}
-        return getattr(functional, self.loss.function)(**given, **self.options, reduction=reduction)
-
-    def leaves(self) -> list[torch.Tensor]:
-        return [value.clone().requires_grad_() for value in self.inputs]
-
-    def gradients(self) -> list[torch.Tensor]:
-        inputs = self.leaves()
-        return list(torch.autograd.grad(self(*inputs), inputs))
 
 
 def close(got, want):
@@ -56,18 +30,19 @@ def close(got, want):
 
 
 def opcheck(sample):
-    given = {**dict(zip(sample.wants, sample.leaves(), strict=True)), **sample.fixed}
-    arguments = [given.get(name) for name in sample.operator.names]
+    operator = library.OPERATORS[sample.loss.kind]
+    given = {**sample.tensors, **dict(zip(sample.wants, sample.leaves(), strict=True))}
+    arguments = [given.get(name) for name in operator.names]
     options = []
-    for name, default, schema in sample.operator.options:
+    for name, default, schema in operator.options:
         value = sample.options.get(name, default)
         options.append(float(value) if schema == "float" else value)
     wants = list(sample.wants)
     for reduction in ("mean", "none"):
-        torch.library.opcheck(sample.operator.forward, (*arguments, reduction, *options, wants))
+        torch.library.opcheck(operator.forward, (*arguments, reduction, *options, wants))
     arguments = [None if value is None else value.detach() for value in arguments]
     upstream = torch.tensor(0.7, dtype=torch.float64)
-    torch.library.opcheck(sample.operator.backward, (upstream, *arguments, "mean", *options, wants))
+    torch.library.opcheck(operator.backward, (upstream, *arguments, "mean", *options, wants))
 
 
 def compiled_by(backend):

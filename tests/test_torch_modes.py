@@ -1,4 +1,4 @@
-"""Modes and wrappers of PyTorch around a loss: autocast, meta and fake tensors, checkpointing, profiler, replicas."""
+"""Losses under PyTorch's modes and wrappers: autocast, meta and fake tensors, checkpointing, profiler, replicas."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from torch.utils.checkpoint import checkpoint
 from portaloss import functional, nn, pytorch
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
-from portaloss.parity import samples
 from portaloss.torch_ops import library
+
+from .torch_samples import Sample
 
 KINDS = pytest.mark.parametrize("kind", list(LossKind), ids=lambda kind: kind.name.lower())
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning")
 
 
 def call_of(kind, dtype=torch.float64):
-    """A kind's first case: its two functions, operands as tensors, and options."""
-    loss = LOSSES[kind]
-    case = next(c for c in samples.cases(loss, "float64") if "batchmean" not in c.options)
-    tensors = {name: torch.tensor(array.copy()) for name, array in case.operands.items()}
-    tensors = {n: v.to(dtype) if v.is_floating_point() else v for n, v in tensors.items()}
-    return getattr(functional, loss.function), pytorch.function(loss), tensors, case.options
+    """A kind's two functions, operands in a dtype, and options."""
+    sample = Sample(kind)
+    tensors = {n: v.to(dtype) if v.is_floating_point() else v for n, v in sample.tensors.items()}
+    return getattr(functional, sample.loss.function), pytorch.function(sample.loss), tensors, sample.options
 
 
 @KINDS
@@ -88,6 +87,26 @@ def test_no_recompilation_for_another_batch_size(function, draw):
         operands = draw(count)
         torch.testing.assert_close(compiled(*operands), function(*operands))
     assert counter.frame_count == 1
+
+
+LAYOUTS = {
+    "transposed": lambda: torch.randn(5, 4, 3).permute(2, 1, 0),
+    "channels last": lambda: torch.randn(3, 4, 5, 2).to(memory_format=torch.channels_last)[..., 0],
+    "expanded": lambda: torch.randn(1, 4, 5).expand(3, 4, 5),
+    "a part": lambda: torch.randn(3, 4, 10)[..., ::2],
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about itself
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiled_gradients_are_laid_out_as_promised(layout):
+    """The compiler asserts that strides are those of ``empty_like``."""
+    torch.compiler.reset()
+    leaf = LAYOUTS[layout]().requires_grad_()
+    target = torch.randint(0, 4, (3, 5))
+    torch.compile(lambda x: functional.cross_entropy(x, target), fullgraph=True)(leaf).backward()
+    (want,) = torch.autograd.grad(functional.cross_entropy(leaf, target), leaf)
+    assert torch.equal(leaf.grad, want)
 
 
 def logits(requires_grad=True):
@@ -149,16 +168,6 @@ def test_replicas_of_a_module():
         torch.testing.assert_close(replica(x, t), want)
 
 
-def test_repeated_backward_gives_the_same_gradient_and_leaves_the_inputs():
-    x, t = logits()
-    before = x.detach().clone()
-    loss = functional.cross_entropy(x, t) * 1.7
-    gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(3)]
-    for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=1e-15, atol=1e-18)
-    assert torch.equal(x.detach(), before)
-
-
 def test_the_backward_operator_has_no_derivative_in_silence():
     x, t = logits(requires_grad=False)
     upstream = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -193,3 +202,67 @@ def test_autocast_leaves_numpy_alone():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert functional.mse_loss(np.float32(1), np.float32(3)) == 4.0
         assert functional.mse_loss(np.float32(1), np.array(3, np.float32)) == 4.0
+
+
+# What others do with a tensor after the loss, and with PyTorch's functions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_caller_s_storage_can_still_be_resized(dtype):
+    x, t = torch.randn(5, 3).to(dtype).requires_grad_(), torch.randn(5, 3).to(dtype)
+    functional.mse_loss(x, t).backward()
+    assert x.untyped_storage().resizable()
+    t.untyped_storage().resize_(0)  # as FSDP frees a parameter
+
+
+def test_an_operand_may_change_where_the_backward_pass_does_not_read_it():
+    x, t = logits()
+    (want,) = torch.autograd.grad(functional.cross_entropy(x * 1, t), x)
+    inner = x * 1
+    loss = functional.cross_entropy(inner, t)
+    inner.data.add_(0)
+    with torch.no_grad():
+        inner.mul_(2)  # PyTorch keeps the softmax, not the logits; the gradient is there already
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+    assert torch.equal(gradient, want)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, x)  # this time it would be computed from them
+
+
+def test_a_second_backward_pass_without_a_graph_raises():
+    x, t = logits()
+    loss = functional.cross_entropy(x, t)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("size", [10, 300])
+def test_a_trace_is_no_constant(size):
+    x, t = torch.randn(size, size), torch.zeros(size, size)
+    traced = torch.jit.trace(nn.MSELoss(), (x, t))
+    torch.testing.assert_close(traced(2 * x, t), functional.mse_loss(2 * x, t))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_can_neither_be_scripted_nor_traced_in_symbols_raises():
+    with pytest.raises(RuntimeError):
+        torch.jit.script(nn.MSELoss())
+    with pytest.raises(torch.fx.proxy.TraceError):
+        torch.fx.symbolic_trace(nn.MSELoss())
+
+
+@KINDS
+def test_in_the_place_of_pytorch_s_own_function(kind, monkeypatch):
+    """The usual way to install a kernel. Compositions, which are made of PyTorch's functions, are not made of ours."""
+    ours, theirs, tensors, options = call_of(kind)
+    want = theirs(**tensors, **options)
+    monkeypatch.setattr(F, LOSSES[kind].function, ours)
+    first, *rest = tensors
+    fixed = {name: tensors[name] for name in rest}
+    batched = torch.func.vmap(lambda x: ours(**{first: x}, **fixed, **options))(torch.stack([tensors[first]] * 2))
+    torch.testing.assert_close(batched, torch.stack([want, want]))
+    x = tensors[first].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ours(**{first: x}, **fixed, **options), x, create_graph=True)
+    assert gradient.shape == x.shape

@@ -1,4 +1,4 @@
-"""The tests of tests/triton_interpret, in the processes of their own that Triton's interpreter needs."""
+"""Runs the files of tests/triton_interpret, each in a new process, as Triton's interpreter needs."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""From the shapes that a user gives to the shapes that a chapter takes, without copying; shape errors are raised here.
+"""Checks shapes, and turns operands of the shapes that users give into the shapes that chapters take.
 
-A chapter knows one layout: operands that broadcast together, the class (or feature) axis at 1. PyTorch's functions
-take unbatched, K-dimensional, broadcast and concatenated forms; a ``Layout`` has the views that turn one into the
-other. Views are made of indexing and transposing only, so that a gradient can be written through the same view.
+A chapter takes one layout: operands that broadcast together, with the class (or feature) axis at 1. PyTorch's
+functions also take unbatched, K-dimensional, broadcast and concatenated operands. A ``Layout`` has the views that turn
+these into the chapter's layout, without a copy. Views only index and transpose, so a gradient can be written through
+the same view.
 
-Shapes and values are apart. ``Arrangement.shapes`` sees shapes and dtypes alone, so its result serves every call of the
-same shapes, on every backend, and tensors without memory. What depends on values is checked in every call, by
-``Arrangement.values`` or, for large operands on the CPU, tile by tile.
+Shapes and values are kept apart. ``Arrangement.shapes`` sees only shapes and dtypes. So its result is the same for
+every call with these shapes, on every backend, and for tensors without memory. Values are checked in every call, by
+``Arrangement.values``, or tile by tile for large operands on the CPU.
 
-An error begins with PyTorch's text, word for word, and goes on to say which argument is meant, and where.
+The message of an error begins with PyTorch's text, word for word, and then names the argument.
 """
 
 from __future__ import annotations
@@ -23,5 +24,5 @@ __all__ = ["Arrangement", "Layout", "Spec", "specs"]
 
 
 def specs(operands: Mapping[str, Any]) -> dict[str, Spec]:
-    """The shapes and dtypes of arrays of either library."""
+    """The shapes and dtypes of NumPy arrays or torch tensors."""
     return {name: Spec(tuple(value.shape), dtype_name(value)) for name, value in operands.items()}

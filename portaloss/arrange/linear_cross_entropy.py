@@ -1,4 +1,4 @@
-"""Rows that are a matrix product."""
+"""Linear cross-entropy: its logits are a matrix product of input and linear_weight."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from portaloss.arrange.rowwise import cross_entropy
 from portaloss.arrange.views import Arrangement, Layout, Operands, Options, Spec, Specs, View, as_is, batch, single
 from portaloss.checks import Shape, is_floating, require_classes_in_range, require_floating, scalar_type
 
-#: What PyTorch's matrix product calls its elements.
+#: The names of dtypes in the errors of PyTorch's matrix product.
 _C_TYPES = {
     "float16": "c10::Half",
     "bfloat16": "c10::BFloat16",
@@ -18,7 +18,7 @@ _C_TYPES = {
 
 
 def linear_cross_entropy(options: Options, operands: Specs) -> Layout:
-    """(N, D) and (C, d1, ..., D), and what cross-entropy takes beside logits (N, C, d1, ...)."""
+    """Input (N, D), weight (C, d1, ..., D), and what else cross-entropy takes for logits (N, C, d1, ...)."""
     input, weight, target = operands["input"], operands["linear_weight"], operands["target"]
     if input.ndim not in (1, 2):
         raise RuntimeError(f"expected input with dimensionality 1 or 2, got {input.ndim}")
@@ -83,7 +83,7 @@ def _require_one_dtype(operands: Specs) -> None:
 
 
 def check_linear_classes(options: Options, operands: Operands) -> None:
-    """The values of class targets; distributions may hold any."""
+    """Check the values of class targets; those of distributions are not restricted."""
     target = operands["target"]
     if not is_floating(target):
         classes = operands["linear_weight"].shape[0]

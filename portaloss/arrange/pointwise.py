@@ -1,4 +1,4 @@
-"""Pointwise: operands broadcast together; only their leading axes need filling up."""
+"""Pointwise losses: operands broadcast together, and those with fewer axes get leading axes of length one."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _align(operands: Specs, full: Shape, **views: View) -> Layout:
 
 
 def alike(options: Options, operands: Specs) -> Layout:
-    """Operands in the order in which PyTorch broadcasts them."""
+    """Operands that broadcast together, in the order in which PyTorch broadcasts them."""
     del options
     return _align(operands, broadcast_shape(**{name: spec.shape for name, spec in operands.items()}))
 
 
 def target_first(options: Options, operands: Specs) -> Layout:
-    """As ``alike``, where PyTorch broadcasts the target with the input and not the other way round."""
+    """The same, except that PyTorch broadcasts the target first, so that errors name it first."""
     if operands["input"].shape != operands["target"].shape:
         broadcast_shape(target=operands["target"].shape, input=operands["input"].shape)
     return alike(options, operands)
 
 
 def weighted(options: Options, operands: Specs) -> Layout:
-    """Input and target, and maybe a weight of input's very shape."""
+    """Input and target, and an optional weight, which must have input's shape."""
     input, weight = operands["input"], operands.get("weight")
     if weight is not None:
         if operands["target"].shape != input.shape:
@@ -54,7 +54,7 @@ def weighted(options: Options, operands: Specs) -> Layout:
 
 
 def bce(options: Options, operands: Specs) -> Layout:
-    """Probabilities."""
+    """Input and target are probabilities, of one shape."""
     input, target, weight = operands["input"], operands["target"], operands.get("weight")
     require_bce_sizes(input, target, weight)
     require_floating("input", input)
@@ -68,14 +68,14 @@ def bce(options: Options, operands: Specs) -> Layout:
 
 
 def check_probabilities(options: Options, operands: Operands) -> None:
-    """The values of what ``bce`` takes."""
+    """Check that the operands of ``bce`` are between 0 and 1."""
     del options
     require_unit_interval("input", operands["input"])
     require_unit_interval("target", operands["target"])
 
 
 def bce_with_logits(options: Options, operands: Specs) -> Layout:
-    """Logits."""
+    """Input is logits, target probabilities, of one shape."""
     input, target = operands["input"], operands["target"]
     require_logits_sizes(input, target)
     require_floating("input", input)
@@ -94,13 +94,13 @@ def bce_with_logits(options: Options, operands: Specs) -> Layout:
 
 
 def kl_div(options: Options, operands: Specs) -> Layout:
-    """Log-probabilities, and probabilities or their logarithms."""
+    """Input is log-probabilities; target is probabilities or their logarithms."""
     require_no_integers(**operands)
     return target_first(options, operands)
 
 
 def margin_ranking(options: Options, operands: Specs) -> Layout:
-    """Two scores and a sign, with as many axes each."""
+    """Two scores and a sign, all with the same number of axes."""
     input1, input2, target = operands["input1"], operands["input2"], operands["target"]
     require_ranks_alike(input1, input2, target)
     if not input1.shape == input2.shape == target.shape:
@@ -109,7 +109,7 @@ def margin_ranking(options: Options, operands: Specs) -> Layout:
 
 
 def gaussian_nll(options: Options, operands: Specs) -> Layout:
-    """A mean, a target, and a variance of one of four forms."""
+    """Input is a mean; the variance has its shape, that without the last axis, or 1 in place of one axis."""
     input, target, var = operands["input"], operands["target"], operands["var"]
     one_a_row = False
     if var.shape != input.shape:
@@ -130,17 +130,17 @@ def gaussian_nll(options: Options, operands: Specs) -> Layout:
 
 
 def are_probabilities(operands: Operands) -> bool:
-    """Whether those of ``bce`` pass; some that do are not seen to."""
+    """Whether one quick look shows that the operands of ``bce`` are between 0 and 1. False leaves it open."""
     return is_from_0_to(operands["input"], 1.0) and is_from_0_to(operands["target"], 1.0)
 
 
 def is_variance(operands: Operands) -> bool:
-    """Whether that of ``gaussian_nll`` passes; some that do are not seen to."""
+    """Whether one quick look shows that the variance of ``gaussian_nll`` is not negative. False leaves it open."""
     return is_from_0_to(operands["var"], float("inf"))
 
 
 def check_variance(options: Options, operands: Operands) -> None:
-    """The values of the variance of ``gaussian_nll``."""
+    """Check that the variance of ``gaussian_nll`` is not negative."""
     del options
     var = distinct(operands["var"])
     if not is_from_0_to(var, float("inf")) and (var < 0).any():

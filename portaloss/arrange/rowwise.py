@@ -1,4 +1,7 @@
-"""Rowwise: (N, C, d1, ...), from unbatched and K-dimensional forms and from forms with the features last."""
+"""Rowwise losses: operands of other forms become (N, C, d1, ...).
+
+The other forms are unbatched, K-dimensional, and with the features last.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ from portaloss.checks import (
     scalar_type,
 )
 
-# A class target, or a distribution over classes.
+# Losses whose target is a class, or a distribution over classes.
 
 
 def nll(options: Options, operands: Specs) -> Layout:
-    """Log-probabilities and classes."""
+    """Input is log-probabilities, target classes."""
     del options
     input, target = operands["input"], operands["target"]
     if input.ndim < 1:
@@ -44,7 +47,7 @@ def nll(options: Options, operands: Specs) -> Layout:
 
 
 def cross_entropy(options: Options, operands: Specs) -> Layout:
-    """Logits and classes, or distributions of the logits' shape."""
+    """Input is logits; target is classes, or distributions over classes of input's shape."""
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
     if input.shape == target.shape:
@@ -65,7 +68,7 @@ def cross_entropy(options: Options, operands: Specs) -> Layout:
 
 
 def _require_class_targets(input: Spec, target: Spec) -> None:
-    """The shape and dtype of classes, as PyTorch checks them: each rank of input has its own text."""
+    """Check the shape and dtype of classes as PyTorch does, whose error depends on the number of input's axes."""
     expected = (input.shape[0], *input.shape[2:]) if input.ndim > 1 else ()
     if input.ndim > 1 and (target.ndim == 0 or target.shape[0] != input.shape[0]):
         size = target.shape[0] if target.ndim else 0
@@ -103,7 +106,7 @@ def _classified(operands: Specs) -> Layout:
 
 
 def check_classes(options: Options, operands: Operands) -> None:
-    """The values of class targets of NLL and cross-entropy; distributions may hold any."""
+    """Check the class targets of NLL and cross-entropy; the values of distributions are not restricted."""
     input, target = operands["input"], operands["target"]
     if not is_floating(target):
         count = input.shape[min(input.ndim - 1, 1)]
@@ -138,11 +141,11 @@ def _class_target_views(operands: Specs) -> tuple[dict[str, View], Shape]:
     return views, (input.shape[0], *input.shape[2:])
 
 
-# Margins between classes.
+# Losses with margins between classes.
 
 
 def multi_margin(options: Options, operands: Specs) -> Layout:
-    """Scores and classes."""
+    """Input is scores, target classes."""
     input, target, weight = operands["input"], operands["target"], operands.get("weight")
     require_floating("input", input)
     if weight is not None and weight.ndim != 1:
@@ -169,7 +172,7 @@ def multi_margin(options: Options, operands: Specs) -> Layout:
 
 
 def check_margin_class(options: Options, operands: Operands) -> None:
-    """The values of the targets of ``multi_margin``."""
+    """Check the classes that ``multi_margin`` takes."""
     del options
     input = operands["input"]
     count = input.shape[-1] if input.ndim else 1
@@ -177,7 +180,7 @@ def check_margin_class(options: Options, operands: Operands) -> None:
 
 
 def multilabel_margin(options: Options, operands: Specs) -> Layout:
-    """Scores and sets of classes, both (C) or (N, C)."""
+    """Input is scores, target sets of classes; both (C) or (N, C)."""
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
     _require_scores(input)
@@ -191,7 +194,7 @@ def multilabel_margin(options: Options, operands: Specs) -> Layout:
 
 
 def check_class_set(options: Options, operands: Operands) -> None:
-    """The values of the targets of ``multilabel_margin``."""
+    """Check the sets of classes that ``multilabel_margin`` takes."""
     del options
     input = operands["input"]
     count = input.shape[-1] if input.ndim else 1
@@ -206,11 +209,11 @@ def _require_scores(input: Spec) -> None:
         )
 
 
-# Features last, and as many axes before them as one likes.
+# Losses of operands (..., features), with any number of axes before the features.
 
 
 def multilabel_soft_margin(options: Options, operands: Specs) -> Layout:
-    """Logits and targets from 0 to 1."""
+    """Input is logits; target is from 0 to 1."""
     del options
     input, target = operands["input"], operands["target"]
     require_floating("input", input)
@@ -258,7 +261,7 @@ def _features(operands: Specs, full: Shape) -> Layout:
 
 
 def cosine_embedding(options: Options, operands: Specs) -> Layout:
-    """Two rows (D) or (N, D), and a sign for each."""
+    """Two vectors (D) and a sign, or two batches of vectors (N, D) and N signs."""
     del options
     input1, input2, target = operands["input1"], operands["input2"], operands["target"]
     require_floating("input1", input1)

@@ -1,4 +1,4 @@
-"""Sequences: log-probabilities, lengths and labels of CTC."""
+"""The operands of CTC: log-probabilities, labels, and the lengths of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTHS = ("input_lengths", "target_lengths")
 
 
 def ctc(options: Options, operands: Specs) -> Layout:
-    """(T, N, C) or (T, C), and labels (N, S), (S) or one sample's after the other's."""
+    """Log-probabilities (T, N, C) or (T, C); labels (N, S), (S), or the labels of all samples concatenated."""
     log_probs, targets = operands["log_probs"], operands["targets"]
     require_floating("log_probs", log_probs)
     if log_probs.ndim == 0:
@@ -26,7 +26,7 @@ def ctc(options: Options, operands: Specs) -> Layout:
         )
     if log_probs.ndim not in (2, 3):
         raise RuntimeError(
-            # PyTorch adds an axis to an unbatched call before it checks
+            # PyTorch adds an axis to an unbatched input before it checks the number of axes
             f"Expected 3-dimensional tensor, but got {log_probs.ndim + 1}-dimensional tensor for argument #1 "
             f"'log_probs' {_WHILE}: log_probs must be (T, N, C) or (T, C), got shape {log_probs.shape}"
         )
@@ -65,7 +65,7 @@ def _require_labels(targets: Spec, batch: int, *, unbatched: bool) -> None:
 
 
 def check_sequences(options: Options, operands: Operands) -> None:
-    """The lengths, and the labels that they count."""
+    """Check the lengths, and the labels within them."""
     del options
     log_probs, targets = operands["log_probs"], operands["targets"]
     used, lengths = (operands[name].reshape(-1).astype(np.int64, copy=False) for name in _LENGTHS)
@@ -94,7 +94,7 @@ def check_sequences(options: Options, operands: Operands) -> None:
 
 
 def pad_labels(targets: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """(N, S) int64, from itself or from all samples' labels one after the other; the lengths are right."""
+    """Labels as (N, S) int64, from that shape or from a concatenation of all labels. The lengths have been checked."""
     targets = targets.astype(np.int64, copy=False)
     if targets.ndim == 2:
         return targets

@@ -1,4 +1,4 @@
-"""The layout of a call, the views that it is made of, and what a kind knows about both."""
+"""``Layout``, the views of one call's operands; and ``Arrangement``, a kind's checks of shapes and values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from portaloss.checks import Shape
 
-Array = Any  # of either library: a view is made the same way
+Array = Any  # a NumPy array or a torch tensor: views of both are made in the same way
 View = Callable[[Array], Array]
 Operands = Mapping[str, Array]
 Options = Mapping[str, Any]
 
 
 class Spec(NamedTuple):
-    """What is known of an operand without its values."""
+    """The shape and dtype of an operand."""
 
     shape: Shape
     dtype: str  #: ``"float32"``, ``"int64"``, ...
@@ -36,17 +36,17 @@ Specs = Mapping[str, Spec]
 
 
 def as_is(array: Array) -> Array:
-    """The identity."""
+    """The array itself."""
     return array
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How operands of certain shapes become what a chapter takes. It serves all operands of these shapes and dtypes."""
+    """The views that turn operands of certain shapes and dtypes into what a chapter takes."""
 
-    items_shape: Shape  #: of the result with reduction none
-    axis: int | None = None  #: the class axis, which items do not span; None for pointwise losses
-    views: Mapping[str, View] = field(default_factory=dict)  #: by the operand's name; the identity where there is none
+    items_shape: Shape  #: the shape of the result with reduction none
+    axis: int | None = None  #: the class axis, which items do not have; None for pointwise losses
+    views: Mapping[str, View] = field(default_factory=dict)  #: by the operand's name; without one, it is taken as it is
     items_as: View = as_is
 
     def of(self, operands: Operands) -> dict[str, Array]:
@@ -57,45 +57,45 @@ class Layout:
         return {name: views[name](array) if name in views else array for name, array in operands.items()}
 
     def view(self, name: str, array: Array) -> Array:
-        """An array of the shape in which the user gave the operand, seen in the chapter's shape."""
+        """A view, in the chapter's shape, of an array that has the shape of the operand as the user gave it."""
         return self.views[name](array) if name in self.views else array
 
     def items_view(self, array: Array) -> Array:
-        """An array of ``items_shape``, seen in the shape of the chapter's items."""
+        """A view, in the shape of the chapter's items, of an array of ``items_shape``."""
         return self.items_as(array)
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What a kind checks, and how it arranges operands. Shapes are looked at once, values in every call.
+    """How a kind checks and arranges its operands: ``shapes`` once for each set of shapes, ``values`` in every call.
 
-    ``shapes`` is given no values, so that its result can be kept; what it does not look at, ``values`` must.
+    ``shapes`` is given no values, so that its result can be kept. Whatever depends on values, ``values`` must check.
     """
 
-    #: Check shapes and dtypes, and lay the operands out.
+    #: Check shapes and dtypes, and return the layout.
     shapes: Callable[[Options, Specs], Layout]
-    #: Check what the operands hold; None where they may hold anything. They come in the shapes that the user gave.
+    #: Check the values of the operands, which have the shapes that the user gave; None if any values are allowed.
     values: Callable[[Options, Operands], None] | None = None
-    #: Whether a part of the operands passes ``values`` at one look. False means that ``values`` must decide.
+    #: Whether one quick look shows that operands, or parts of them, pass ``values``. If not, ``values`` decides.
     quick: Callable[[Operands], bool] | None = None
 
 
 def lead(axes: int) -> View:
-    """So many axes of length one in front."""
+    """A view with this many more axes of length one in front."""
     index = (None,) * axes + (...,)
     return lambda array: array[index]
 
 
 def after(first: View, then: View) -> View:
-    """One view through another."""
+    """The view ``then`` of the view ``first``."""
     return lambda array: then(first(array))
 
 
-# Rowwise: (N, C, d1, ...). Operands with one value a row keep a class axis of length one.
+# Views for rowwise losses: (N, C, d1, ...). Operands with one value for each row have a class axis of length one.
 
 
 def batch(array: Array) -> Array:
-    """A batch of one."""
+    """A batch of one: (...) -> (1, ...)."""
     return array[None]
 
 
@@ -115,13 +115,13 @@ def single(array: Array) -> Array:
 
 
 def classes(rank: int) -> View:
-    """(C) -> (1, C, 1, ...), of the given rank."""
+    """(C) -> (1, C, 1, ...), with this many axes."""
     index = (None, slice(None)) + (None,) * (rank - 2)
     return lambda array: array[index]
 
 
 def feature_axis_last(rank: int) -> View:
-    """(..., C) -> (N, C, ...); where there is no batch, it gets one of length one."""
+    """(N, ..., C) -> (N, C, ...), (C) -> (1, C) and () -> (1, 1)."""
     if rank == 0:
         return row_unbatched
     if rank == 1:
@@ -133,5 +133,5 @@ def feature_axis_last(rank: int) -> View:
 
 def _move_last_to_second(array: Array) -> Array:
     order = (0, array.ndim - 1, *range(1, array.ndim - 1))
-    permute: View = getattr(array, "permute", array.transpose)  # torch's transpose is another function
+    permute: View = getattr(array, "permute", array.transpose)  # torch's transpose swaps two axes only
     return permute(order)

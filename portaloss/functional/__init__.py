@@ -12,6 +12,8 @@ float32. No function modifies its arguments.
 
 from __future__ import annotations
 
+import sys
+
 # each module lists its functions in __all__: a new one needs no line here
 from portaloss.functional import linear, pointwise, regression, rowwise, sequence
 from portaloss.functional.linear import *  # noqa: F403
@@ -26,3 +28,6 @@ __all__ += pointwise.__all__
 __all__ += regression.__all__
 __all__ += rowwise.__all__
 __all__ += sequence.__all__
+
+if "torch" in sys.modules:
+    import portaloss.pytorch  # noqa: F401  # before somebody puts these functions in the place of PyTorch's

@@ -11,6 +11,7 @@ from portaloss import arrays, dispatch
 from portaloss.functional._arrays import Array, ArrayT, has_shape
 from portaloss.functional._legacy import reduction_of
 from portaloss.kinds import LossKind
+from portaloss.plan import as_number
 
 
 class LinearCrossEntropyExtras(NamedTuple):
@@ -186,6 +187,7 @@ def _positive(name: str, value: Any) -> Any:
     """The value, or 0 for None, as the backends expect it."""
     if value is None:
         return 0
+    value = as_number(value)
     if isinstance(value, (int, float)) and not value > 0:
         raise ValueError(f"{name} must be positive, or None, got {value!r}")
     return value

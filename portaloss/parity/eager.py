@@ -1,4 +1,7 @@
-"""PyTorch on the same inputs: eager mode on the CPU, in the SKU's dtype. What its error is, ours is shown beside."""
+"""PyTorch's results for the same inputs, in eager mode on the CPU and in the SKU's dtype.
+
+The report shows their errors beside portaloss's.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ from portaloss.plan import differentiable
 
 Array = npt.NDArray[Any]
 
-#: What PyTorch raises for an input or a dtype that it does not support.
+#: The exceptions that PyTorch raises for an input or a dtype that it does not support.
 _UNSUPPORTED = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
 @dataclass
 class Eager:
-    """PyTorch's results for one case; what it does not support is missing."""
+    """PyTorch's results for one case, without those that it does not support."""
 
     losses: dict[LossReduction, Array] = field(default_factory=dict)
     gradients: dict[LossReduction, dict[str, Array]] = field(default_factory=dict)
 
 
 def installed() -> bool:
-    """Whether torch can be imported; looking does not import it."""
+    """Whether torch is installed. This does not import it."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -50,7 +53,7 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
             try:
                 value = pytorch.loss(loss, tensors, case.options, reduction.name.lower())
                 results.losses[reduction] = _array(value)
-                # forward alone first: some gradients are not implemented where the loss is
+                # the loss alone first: PyTorch may support it in a dtype whose gradient it does not support
                 for name in wants:
                     tensors[name].requires_grad_(True)
                 value = pytorch.loss(loss, tensors, case.options, reduction.name.lower())
@@ -69,7 +72,7 @@ def run(loss: Loss, case: Case, upstreams: dict[LossReduction, Array]) -> Eager:
 def _tensor(array: Array) -> Any:
     import torch
 
-    array = np.array(array, order="C")  # PyTorch has no negative strides; ours sees the layout, PyTorch the numbers
+    array = np.array(array, order="C")  # contiguous, because PyTorch has no negative strides
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -83,7 +86,7 @@ def _array(tensor: Any) -> Array:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """PyTorch on one thread: for inputs this small others would only be waited for, and its sums differ with them."""
+    """PyTorch on one thread: its sums depend on the number of threads, and more are no faster on small inputs."""
     import torch
 
     threads = torch.get_num_threads()
@@ -96,7 +99,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without PyTorch's warnings: they are about inputs that were chosen to be odd."""
+    """Without PyTorch's warnings: unusual inputs are chosen on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

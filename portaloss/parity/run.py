@@ -1,8 +1,8 @@
-"""Runs the matrix: every SKU of every backend, over all its cases, against the truth.
+"""Runs the parity matrix: compares the results of every SKU on every backend, in all its cases, with the truth.
 
-A backend's module may have three names for parity's sake: ``place(operands)``, which puts NumPy arrays where it takes
-them; ``device()``, the name of what it runs on; and ``LARGEST_SAMPLE``, where it is too slow for cases of more
-elements.
+The module of a backend may define three names for this: ``place(operands)`` moves NumPy arrays to where the backend
+takes them; ``device()`` returns the name of the device that it runs on; and ``LARGEST_SAMPLE`` is the most elements
+that a case may have, if the backend is too slow for larger ones.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ Array = npt.NDArray[Any]
 #: Called after each case with the number of cases done.
 Tick = Callable[[int], None]
 
-#: What a gradient is called that came with the loss, and one of those that was multiplied by an upstream gradient.
+#: Added to the name of a gradient that came with the loss, and to that of one that was then multiplied by an upstream
+#: gradient.
 _EARLY, _RESCALED = ", with the loss", ", with the loss and rescaled"
 
-#: Failures that a row keeps the messages of; the first ones say enough.
+#: How many failures of a SKU have their messages in the report.
 _MESSAGES = 5
 
 
@@ -45,20 +46,20 @@ def _no_tick(done: int) -> None:
 
 
 def count(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
-    """How many cases ``run`` goes through for each backend."""
+    """How many cases ``run`` has, whatever the number of backends."""
     return sum(len(samples.names(kind)) for kind in kinds) * len(dtypes)
 
 
 def run(
     names: Sequence[str], kinds: Sequence[LossKind], dtypes: Sequence[str], *, tick: Tick = _no_tick
 ) -> Iterator[Line]:
-    """The rows of the matrix: one for each backend, kind, dtype, reduction and direction.
+    """The lines of the report: one for each backend, kind, dtype, reduction and direction.
 
     Args:
-        names: backends; one that is absent here gives rows that say so.
+        names: backends; the lines of one that is absent on this machine say so.
         kinds: the losses.
         dtypes: the dtypes.
-        tick: told how many cases are done, for a progress bar.
+        tick: called after each case with the number of cases done, for a progress bar.
     """
     for kind in kinds:
         for dtype in dtypes:
@@ -66,20 +67,20 @@ def run(
 
 
 def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick) -> Iterator[Line]:
-    """The rows of one loss in one dtype. A case's truth, and PyTorch's answer, are computed once for all of them."""
+    """The lines of one loss in one dtype. They share the truth and PyTorch's result of each case."""
     reasons = {name: _absence(name, dtype) for name in names}
     present = [name for name in names if reasons[name] is None]
-    entries = {(name, sku): _Entry(sku) for name in names for sku in _skus(loss.kind, dtype)}
+    tallies = {(name, sku): _Tally(sku) for name in names for sku in _skus(loss.kind, dtype)}
     limits = {name: getattr(backends.load(name), "LARGEST_SAMPLE", math.inf) for name in present}
     if present:
         for case in samples.cases(loss, dtype):
             trial = Trial(loss, case, dtype)
-            for (name, sku), entry in entries.items():
+            for (name, sku), tally in tallies.items():
                 if name in present and case.size <= limits[name]:
-                    entry.take(case, trial.ours(name, sku), trial.pytorch(sku), bound(loss.kind, dtype))
+                    tally.take(case, trial.ours(name, sku), trial.pytorch(sku), bound(loss.kind, dtype))
             tick(1)
-    for (name, _), entry in entries.items():
-        yield entry.row(name, reasons[name])
+    for (name, _), tally in tallies.items():
+        yield tally.line(name, reasons[name])
 
 
 def _skus(kind: LossKind, dtype: str) -> list[SKU]:
@@ -87,7 +88,7 @@ def _skus(kind: LossKind, dtype: str) -> list[SKU]:
 
 
 def _absence(name: str, dtype: str) -> str | None:
-    """None where a backend can run a dtype here, else why not."""
+    """Why a backend cannot run a dtype on this machine; None if it can."""
     try:
         arrays.dtype_of(dtype)
     except ImportError as error:
@@ -97,20 +98,20 @@ def _absence(name: str, dtype: str) -> str | None:
 
 @dataclass
 class Outcome:
-    """What one backend, or PyTorch, made of one case of one SKU."""
+    """The errors of one backend, or of PyTorch, in one case of one SKU."""
 
     worst: Comparison = field(default_factory=Comparison)
     what: str = "loss"  #: the result with the worst error: the loss, or an operand's gradient
-    error: str = ""  #: what was raised
+    error: str = ""  #: the exception that was raised, if any
 
     @property
     def message(self) -> str:
-        """What is wrong, apart from numbers."""
+        """What is wrong, unless it is only the size of the error."""
         return self.error or (f"{self.what}: {self.worst.mismatch}" if self.worst.mismatch else "")
 
 
 class Trial:
-    """One case: its truth, its upstream gradients, PyTorch's results; and what a backend makes of it."""
+    """One case: its truth, its upstream gradients and PyTorch's results. A backend's results are compared with them."""
 
     def __init__(self, loss: Loss, case: Case, dtype: str) -> None:
         self._loss = loss
@@ -139,26 +140,26 @@ class Trial:
         }
 
     def expected(self, sku: SKU) -> dict[str, Expected]:
-        """The results of a SKU as they should be: the loss, or each gradient, by name."""
+        """The right results of a SKU, by name: the loss, or each gradient."""
         if sku.direction is Direction.FORWARD:
             return {"loss": self._losses[sku.reduction]}
         return self._gradients[sku.reduction]
 
     def ours(self, backend: str, sku: SKU) -> Outcome:
-        """What a backend makes of it."""
+        """The errors of a backend."""
         try:
             results = self.results(backend, sku)
-        except Exception as error:  # whatever it is, it is this case's failure and not the matrix's end
+        except Exception as error:  # any exception is a failure of this case; other cases still run
             return Outcome(Comparison(math.inf, math.inf), error=f"{type(error).__name__}: {error}")
         return self._judge(results, sku)
 
     def pytorch(self, sku: SKU) -> Outcome | None:
-        """What PyTorch makes of it; None where it is not installed, or does not support the case."""
+        """The errors of PyTorch; None if it is not installed or does not support the case."""
         results = self.pytorch_results(sku)
         return None if results is None else self._judge(results, sku)
 
     def results(self, backend: str, sku: SKU) -> dict[str, Array]:
-        """What a backend computes, from memory that is full of nan."""
+        """The results of a backend. Memory for results is filled with nan first."""
         plan = _plan(backend, sku, tuple(self._case.options.items()))
         operands = place(backend, self._case.operands)
         with poisoned():
@@ -178,7 +179,7 @@ class Trial:
         return arrived
 
     def pytorch_results(self, sku: SKU) -> dict[str, Array] | None:
-        """What PyTorch computes; None where it does not."""
+        """PyTorch's results; None if it is not installed or does not support the case."""
         if self._eager is None:
             return None
         if sku.direction is Direction.BACKWARD:
@@ -205,7 +206,10 @@ class Trial:
 
 
 def _early(plan: Executable, operands: dict[str, Any], upstream: Any, wants: tuple[str, ...]) -> dict[str, Any]:
-    """The gradients that come with the loss, as autograd uses them: for an upstream of 1, and multiplied by another."""
+    """The gradients that are computed together with the loss, as autograd uses them.
+
+    They are for an upstream gradient of 1; those with the second name were then multiplied by ``upstream``.
+    """
     prepared = engine.prepare(plan, specs(operands))
     early = engine.forward(prepared, operands, wants)
     if early.gradients is None:
@@ -218,8 +222,8 @@ def _early(plan: Executable, operands: dict[str, Any], upstream: Any, wants: tup
     return results | {name + _RESCALED: gradient for name, gradient in (rescaled or {}).items()}
 
 
-class _Entry:
-    """A row in the making."""
+class _Tally:
+    """Collects the outcomes of a SKU's cases for its line in the report."""
 
     def __init__(self, sku: SKU) -> None:
         self._sku = sku
@@ -249,8 +253,8 @@ class _Entry:
             if math.isfinite(pytorch.worst.ulp):
                 self._beside = max(self._beside, worst.ulp)
 
-    def row(self, backend: str, absent: str | None) -> Line:
-        """The row."""
+    def line(self, backend: str, absent: str | None) -> Line:
+        """The line of the report; ``absent`` says why the backend cannot run here."""
         sku = self._sku
         numeric = [comparison for comparison in self._torch if math.isfinite(comparison.ulp)]
         return Line(
@@ -286,6 +290,6 @@ def _plan(backend: str, sku: SKU, options: tuple[tuple[str, Any], ...]) -> Execu
 
 
 def place(backend: str, operands: dict[str, Array]) -> dict[str, Any]:
-    """The operands where a backend takes them: NumPy arrays, unless its module has a ``place`` of its own."""
+    """The operands where the backend takes them: as NumPy arrays, unless its module defines ``place``."""
     placed: dict[str, Any] = getattr(backends.load(backend), "place", dict)(operands)
     return placed

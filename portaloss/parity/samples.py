@@ -1,7 +1,8 @@
-"""The inputs of the parity matrix: what a loss is tried on, all of it derived from its row of the catalogue.
+"""The cases of the parity matrix: the inputs of each loss, made from its entry in the catalogue.
 
-A case is made from its recipe and a seed, so that its name and seed are enough to make it again. A new pointwise loss
-gets its cases from the domains of its operands; only CTC, whose operands depend on each other, is built by hand.
+A case is made from a recipe and a seed, so its name and seed are enough to make it again. The operands are random
+numbers from the domains that the catalogue names. Only the operands of CTC depend on each other; ``sequences`` makes
+them.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ class Case:
     operands: dict[str, Array]
     options: dict[str, Any] = field(default_factory=dict)
     layout: str = "contiguous"
-    size: int = 0  #: elements of its items' rows: of the logits for fused linear cross-entropy
+    size: int = 0  #: elements of the recipe's shape; for fused linear cross-entropy, of the logits
 
     def upstream(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """A random upstream gradient for a loss of that shape, laid out in memory as the operands are."""
         rng = np.random.default_rng((self.seed, 1))
         values = rng.normal(0.0, 1.0, shape)
-        values = np.where(np.abs(values) < 0.1, 0.5, values)  # one near 0 would hide what it multiplies
+        values = np.where(np.abs(values) < 0.1, 0.5, values)  # a factor near 0 would hide an error
         return draws.lay_out(np.asarray(values, dtype), self.layout)
 
 
 def cases(what: SKU | Loss | LossKind, dtype: str | None = None) -> Iterator[Case]:
-    """The cases of a SKU, or of a loss in a dtype: the same for all its reductions and directions.
+    """The cases of a SKU, or of a loss in a dtype. All reductions and directions have the same cases.
 
     Args:
-        what: a SKU, a row of the catalogue, or a kind.
-        dtype: one of ``kinds.DTYPES``; a SKU has its own.
+        what: a SKU, an entry of the catalogue, or a kind.
+        dtype: one of ``kinds.DTYPES``; not needed for a SKU, which has one.
     """
     loss, dtype = _settle(what, dtype)
     for recipe in accepted(loss):
@@ -62,10 +63,10 @@ def cases(what: SKU | Loss | LossKind, dtype: str | None = None) -> Iterator[Cas
 
 
 def case(what: SKU | Loss | LossKind, dtype: str | None, name: str, seed: int | None = None) -> Case:
-    """One case again, from its name, and its seed where that is not the name's own.
+    """One case, made again from its name, and from a seed if it is not the usual one.
 
     Raises:
-        KeyError: the loss has no case of that name.
+        KeyError: the loss has no case with that name.
     """
     loss, dtype = _settle(what, dtype)
     by_name = {recipe.name: recipe for recipe in accepted(loss)}
@@ -73,13 +74,13 @@ def case(what: SKU | Loss | LossKind, dtype: str | None, name: str, seed: int | 
 
 
 def names(what: SKU | Loss | LossKind) -> tuple[str, ...]:
-    """The names of a loss's cases: the same in every dtype."""
+    """The names of a loss's cases, which are the same in every dtype."""
     loss, _ = _settle(what, "float64")
     return tuple(recipe.name for recipe in accepted(loss))
 
 
 def seed_of(loss: Loss, name: str) -> int:
-    """The seed that a case has unless another is asked for."""
+    """The usual seed of a case."""
     return zlib.crc32(f"{loss.name}:{name}".encode())
 
 
@@ -93,10 +94,10 @@ def _settle(what: SKU | Loss | LossKind, dtype: str | None) -> tuple[Loss, str]:
 
 @lru_cache(maxsize=64)
 def accepted(loss: Loss) -> tuple[Recipe, ...]:
-    """The recipes whose shapes the loss takes: which broadcast and which numbers of axes differ from loss to loss.
+    """The recipes whose shapes the loss takes. Losses differ in the broadcasting and the numbers of axes they take.
 
     Raises:
-        ValueError, RuntimeError: a shape that every loss must take was refused.
+        ValueError, RuntimeError: the loss does not take a shape that every loss must take.
     """
     kept = []
     for recipe in sequences.recipes(loss) if loss.family is Family.CTC else recipes(loss):
@@ -127,7 +128,7 @@ def _make(loss: Loss, dtype: str, recipe: Recipe, seed: int) -> Case:
 
 
 class _Builder:
-    """Draws the operands of one case."""
+    """Makes the operands of one case from random numbers."""
 
     def __init__(self, loss: Loss, dtype: np.dtype[Any], recipe: Recipe, rng: np.random.Generator) -> None:
         self._loss = loss
@@ -141,38 +142,40 @@ class _Builder:
         self._axis = min(1, len(recipe.shape) - 1)
 
     def operands(self) -> dict[str, Array]:
-        """Every operand of the recipe, in the catalogue's order, floating ones in float64."""
-        present = [row for row in self._loss.operands if not row.optional or row.name in self._recipe.present]
-        made = {row.name: self._operand(row) for row in present}
+        """Every operand of the recipe, in the catalogue's order; floating-point ones are float64."""
+        given = self._recipe.present
+        present = [operand for operand in self._loss.operands if not operand.optional or operand.name in given]
+        made = {operand.name: self._operand(operand) for operand in present}
         self._relate(made)
         return made
 
-    def _operand(self, row: Operand) -> Array:
+    def _operand(self, operand: Operand) -> Array:
         recipe, rng = self._recipe, self._rng
-        domain = self._domain(row)
-        shape = self._shape(row, domain)
+        domain = self._domain(operand)
+        shape = self._shape(operand, domain)
         if domain is Domain.CLASS_INDEX:
             ignore_index = self._options.get("ignore_index")
             indices = draws.class_indices(rng, shape, self._classes(), ignore_index, recipe.ignored)
             return indices.astype(recipe.integers)
         if domain is Domain.CLASS_SET:
             return draws.class_sets(rng, shape).astype(recipe.integers)
-        if row.other_domain is not None and row.other_when is None:
+        if operand.other_domain is not None and operand.other_when is None:
             return draws.soft_targets(rng, shape, min(1, len(shape) - 1), recipe.targets)
-        values = self._values(row, domain, shape)
-        if recipe.integers != "int64" and domain in {Domain.SIGN, Domain.COUNT} and row is not self._loss.operands[0]:
+        values = self._values(operand, domain, shape)
+        first = operand is self._loss.operands[0]
+        if recipe.integers != "int64" and domain in {Domain.SIGN, Domain.COUNT} and not first:
             return values.astype(recipe.integers)
         return values
 
-    def _values(self, row: Operand, domain: Domain, shape: Shape) -> Array:
+    def _values(self, operand: Operand, domain: Domain, shape: Shape) -> Array:
         recipe, rng = self._recipe, self._rng
-        first = row is self._loss.operands[0]
-        weight = row.optional and domain is Domain.NON_NEGATIVE
+        first = operand is self._loss.operands[0]
+        weight = operand.optional and domain is Domain.NON_NEGATIVE
         if weight and recipe.weights == "all zero":
             return np.zeros(shape)
         if recipe.values == "kinks" and not self._pairs_of_rows:
             values = draws.kinks(domain, rng, shape, self._points())
-        elif recipe.values == "extremes" and row.name != "linear_weight":  # products of two 1e4 say nothing more
+        elif recipe.values == "extremes" and operand.name != "linear_weight":  # 1e4 times 1e4 would test nothing more
             values = draws.extremes(domain, rng, shape, self._dtype, first=first)
         else:
             values = draws.typical(domain, rng, shape)
@@ -187,7 +190,7 @@ class _Builder:
         return values
 
     def _relate(self, made: dict[str, Array]) -> None:
-        """Put operands at kinks with respect to each other."""
+        """Change some elements so that differences between operands lie at kinks."""
         if self._recipe.values != "kinks":
             return
         real = self._real()
@@ -200,17 +203,16 @@ class _Builder:
                     made[name] = draws.near(made[real[0]], self._rng, self._points())
 
     def _real(self) -> list[str]:
-        return [
-            row.name for row in self._loss.operands if row.domain is Domain.REAL and self._domain(row) is row.domain
-        ]
+        operands = [operand for operand in self._loss.operands if operand.domain is Domain.REAL]
+        return [operand.name for operand in operands if self._domain(operand) is Domain.REAL]
 
     @property
     def _pairs_of_rows(self) -> bool:
-        """Whether the loss measures vectors against each other."""
+        """Whether the loss compares vectors with each other."""
         return self._loss.family is Family.ROWWISE and len(self._real()) > 1
 
     def _points(self) -> list[float]:
-        """0, some numbers that are exact in every dtype, and the values that options take: kinks are there."""
+        """Where kinks may lie: 0, a few numbers that are exact in every dtype, and the values of options."""
         numbers = {0.0, 0.25, 1.0}
         for option in self._loss.options:
             for value in (option.default, *option.others):
@@ -218,29 +220,29 @@ class _Builder:
                     numbers.add(abs(value))
         return sorted(numbers)
 
-    def _domain(self, row: Operand) -> Domain:
-        if row.other_domain is None:
-            return row.domain
-        if row.other_when is None:
-            return row.domain if self._recipe.targets == "index" else row.other_domain
-        option, value = row.other_when
-        return row.other_domain if self._options[option] == value else row.domain
+    def _domain(self, operand: Operand) -> Domain:
+        if operand.other_domain is None:
+            return operand.domain
+        if operand.other_when is None:
+            return operand.domain if self._recipe.targets == "index" else operand.other_domain
+        option, value = operand.other_when
+        return operand.other_domain if self._options[option] == value else operand.domain
 
     def _classes(self) -> int:
         return self._recipe.shape[self._axis]
 
-    def _shape(self, row: Operand, domain: Domain) -> Shape:
-        shape = dict(self._recipe.shapes).get(row.name, self._recipe.shape)
+    def _shape(self, operand: Operand, domain: Domain) -> Shape:
+        shape = dict(self._recipe.shapes).get(operand.name, self._recipe.shape)
         if self._loss.family is Family.LINEAR_CROSS_ENTROPY:
             # the recipe's shape is that of the logits
             rows, inner = shape[: self._axis], shape[self._axis :]
             linear = {"input": (*rows, _FEATURES), "linear_weight": (*inner, _FEATURES), "linear_bias": inner}
-            if row.name in linear:
-                return linear[row.name]
-        if row.extent is Extent.ONE:
+            if operand.name in linear:
+                return linear[operand.name]
+        if operand.extent is Extent.ONE:
             return ()
-        if row.extent is Extent.CLASSES:
+        if operand.extent is Extent.CLASSES:
             return (self._classes(),)
-        if row.extent is Extent.ROWS and (domain is row.domain or row.other_when is not None):
+        if operand.extent is Extent.ROWS and (domain is operand.domain or operand.other_when is not None):
             return shape[: self._axis] + shape[self._axis + 1 :]
         return shape

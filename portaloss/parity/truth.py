@@ -1,8 +1,9 @@
-"""The truth: the chapters of ``portaloss.reference`` in float64, on whole arrays; sums and the chain rule are its own.
+"""The truth that results are compared with: the chapters of ``portaloss.reference``, in float64, on whole arrays.
 
-It shares the arrangement of operands and the divisor with the backends, and nothing else: not the tiles, not the
-casts, not the order of sums. Beside each number stands its magnitude, the sum of |terms| that it is made of: an error
-is measured against the larger of the two, since no arithmetic can do better where terms cancel.
+Sums over items and the chain rule are written here once more. With the backends it shares only the chapters, the
+arrangement of operands and the divisor, not the tiles, the casts or the order of sums. Each number comes with its
+magnitude, the sum of the absolute values of the terms that it is made of. An error is measured relative to the larger
+of the two, because no arithmetic is more accurate than that where terms cancel.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from portaloss.reference.lazy import OneHot
 
 Array = npt.NDArray[Any]
 
-#: What sums are kept in: wider than float64 where the machine has it, so that the order of a sum is no part of a truth.
+#: The dtype of sums: wider than float64 if the machine has such a dtype, so that the order of a sum does not matter.
 _WIDE = np.longdouble
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A number or an array as it should be, in float64, and the sums of |terms| beside it."""
+    """The right number or array in float64, and its magnitude: the sum of the absolute values of its terms."""
 
     value: Array
     magnitude: Array
 
 
 class Truth:
-    """The items of one case and their derivatives, from which every reduction and direction follows."""
+    """The items of one case and their derivatives. All reductions and directions are computed from them."""
 
     def __init__(self, loss: Loss, case: Case) -> None:
         self._loss = loss
         self._options = {option.name: option.default for option in loss.options} | case.options
         #: The operands that have a gradient.
         self.wants = differentiable(loss, case.operands)
-        indices = {row.name for row in loss.operands if row.domain in draws.INTEGER}
+        indices = {operand.name for operand in loss.operands if operand.domain in draws.INTEGER}
         self._operands = {
             name: array if name in indices and not is_floating(array) else array.astype(np.float64)
             for name, array in case.operands.items()
@@ -92,7 +93,7 @@ class Truth:
             gradients = {}
             for name, (value, magnitude) in self._terms.gradients(per_item).items():
                 if name == "weight" and reduction is LossReduction.MEAN and self._loss.divisor is Divisor.WEIGHT_SUM:
-                    # the weight is in the divisor too: dL/dw = (l - L) / sum(w)
+                    # the divisor depends on the weight too: dL/dw = (l - L) / sum(w)
                     mean = self.loss(reduction)
                     factor = incoming.reshape(()) / self._divisor
                     value = value - mean.value * factor
@@ -105,14 +106,14 @@ class Truth:
         return np.asarray(divisor(self._loss, self._options, self._arranged, self.items_shape, np))
 
     def _scale(self, reduction: LossReduction) -> float | Array:
-        """What the mean multiplies each derivative by."""
+        """The factor of each derivative: 1 for a sum, 1 over the divisor for a mean."""
         if reduction is LossReduction.SUM:
             return 1.0
         counted = counts(self._loss, self._options, self._arranged)
         scale: Array = 1.0 / self._divisor
         if counted is None or np.all(self._divisor):
             return scale
-        # 0 / 0: what counts has a gradient of nan, what is ignored still has none
+        # 0 / 0: the gradient is nan, except that of ignored items, which is 0
         return np.where(counted, np.nan, 0.0)
 
     def _of_items_shape(self, items: Array) -> Array:
@@ -129,7 +130,7 @@ class Truth:
 
 
 def arranged(loss: Loss, layout: Layout, operands: Mapping[str, Array]) -> dict[str, Array]:
-    """The operands as a chapter takes them: CTC's labels are padded."""
+    """The operands as a chapter takes them; for CTC, labels are padded."""
     given = layout.of(operands)
     if loss.family is Family.CTC:
         given["targets"] = pad_labels(given["targets"], given["target_lengths"])
@@ -158,7 +159,7 @@ class _Terms:
         }
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
-        """Derivatives times one number an item, summed over what an operand is broadcast along; and magnitudes."""
+        """The derivatives times ``per_item``, summed over the axes that an operand broadcasts along; and magnitudes."""
         if self._loss.family is Family.CTC:
             per_item = per_item[:, None]  # (N, 1) against (T, N, C)
             full = self._operands["log_probs"].shape
@@ -180,9 +181,9 @@ class _Terms:
 class _LinearTerms(_Terms):
     """Fused linear cross-entropy: the chapter of cross-entropy on logits, and the chain rule through the product.
 
-    The magnitude of a logit is |x| |W| + |b|, the terms of its sum. An error of one part of that in each logit moves
-    an item by the item's derivative, and a derivative by the softmax's: both are added to what cross-entropy itself
-    says. A product with a gradient then sums |terms| again.
+    The magnitude of a logit is |x| |W| + |b|. Errors of logits in proportion to it change an item by the item's
+    derivative, and change a derivative by the derivative of the softmax. So both are added to the magnitudes of
+    cross-entropy itself. The magnitude of a product with a gradient is a sum of absolute terms again.
     """
 
     def __init__(self, given: Mapping[str, Array], options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
@@ -205,16 +206,16 @@ class _LinearTerms(_Terms):
         if cap > 0.0:
             linear = importlib.import_module("portaloss.reference.fused_linear_cross_entropy")
             logits, cap_slope = linear.soft_cap(logits, cap)
-            cap_moved = 2.0 * sizes / cap  # relative to the slope, for (1/cosh²)' is -2 tanh / cosh²
+            cap_moved = 2.0 * sizes / cap  # relative to the slope: (1/cosh²)' is -2 tanh / cosh²
             sizes = _finite_product(cap_slope, sizes) + np.abs(logits)
-        self._rows = {"input": logits, "target": target if soft else target[:, None]}
+        self._ce_operands = {"input": logits, "target": target if soft else target[:, None]}
         if "weight" in given:
-            self._rows["weight"] = given["weight"].reshape(1, classes, *[1] * len(inner))
+            self._ce_operands["weight"] = given["weight"].reshape(1, classes, *[1] * len(inner))
 
         items, derivatives = chapter.cross_entropy(
-            **self._rows, **known, wants=("input", *(name for name in wants if name in {"target", "weight"}))
+            **self._ce_operands, **known, wants=("input", *(name for name in wants if name in {"target", "weight"}))
         )
-        item_sizes, derivative_sizes = chapter.magnitudes(**self._rows, **known)
+        item_sizes, derivative_sizes = chapter.magnitudes(**self._ce_operands, **known)
         moved = _finite_product(np.abs(derivatives["input"]), sizes).sum(axis=1, keepdims=True)
         self._token_weight = given.get("token_weight", np.ones(()))
         self.items = items.reshape(items.shape[0], *items.shape[2:]) * self._token_weight
@@ -223,26 +224,26 @@ class _LinearTerms(_Terms):
         largest = logits.max(axis=1, keepdims=True, initial=-np.inf)
         shifted = np.exp(logits - largest)
         softmax = shifted / shifted.sum(axis=1, keepdims=True)
-        # d p[i] = p[i] (d x[i] - sum p d x), times the sum of the factors, which V p + v is at least V p of
+        # d p[i] = p[i] (d x[i] - sum p d x), times the sum of the factors (V in the chapter of cross-entropy)
         spread = sizes + _finite_product(softmax, sizes).sum(axis=1, keepdims=True)
         slope_sizes = np.abs(derivative_sizes["input"])
-        factor_sum = _factor_sum(self._rows, options)
-        if known["z_loss"] > 0.0:  # 2 ζ lse p, in which lse moves by sum p d x
+        factor_sum = _factor_sum(self._ce_operands, options)
+        if known["z_loss"] > 0.0:  # its derivative is 2 ζ lse p, and lse changes by sum p d x
             lse = largest + np.log(shifted.sum(axis=1, keepdims=True))
             factor_sum = factor_sum + 2.0 * known["z_loss"] * (np.abs(lse) + 1.0)
         slope_sizes = slope_sizes + _finite_product(softmax * factor_sum, spread)
         self._slope = derivatives["input"] * cap_slope
         slope_sizes = slope_sizes + _finite_product(np.abs(derivatives["input"]), cap_moved)
         self._slope_size = _finite_product(cap_slope, slope_sizes)
-        # a soft target's or weight's derivative is a cost, and costs move as logits do
+        # the derivative of a soft target or of a weight is a cost, which changes as the logits do
         self._costs = {}
         for name in ("target", "weight"):
             if name in derivatives:
                 size = np.abs(derivative_sizes.get(name, derivatives[name]))
-                self._costs[name] = (derivatives[name], size + spread * _cost_factor(name, self._rows, options))
+                self._costs[name] = (derivatives[name], size + spread * _cost_factor(name, self._ce_operands, options))
 
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
-        """As for other losses; products with x and W instead of sums over broadcast axes."""
+        """The same for this loss, with matrix products in place of sums over broadcast axes."""
         u = (per_item * self._token_weight)[:, None]
         slopes = (self._slope * u).reshape(len(self._x), len(self._matrix))
         sizes = (self._slope_size * np.abs(u)).reshape(len(self._x), len(self._matrix))
@@ -255,15 +256,15 @@ class _LinearTerms(_Terms):
             total = (1, len(self._matrix))
             result["linear_bias"] = (_sum_to(slopes, total), _sum_to(sizes, total))
         for name, (derivative, size) in self._costs.items():
-            shape = self._rows[name].shape
+            shape = self._ce_operands[name].shape
             value = _sum_to(np.broadcast_to(derivative * u, self._slope.shape), shape)
             result[name] = (value, _sum_to(np.broadcast_to(size * np.abs(u), self._slope.shape), shape))
         return result
 
 
-def _factor_sum(rows: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
+def _factor_sum(given: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
     """The sum of a row's factors, V in the chapter of cross-entropy."""
-    target, weight = rows["target"], rows.get("weight")
+    target, weight = given["target"], given.get("weight")
     smoothing = options["label_smoothing"]
     mean_weight = 1.0 if weight is None else weight.mean()
     if is_floating(target):
@@ -276,10 +277,10 @@ def _factor_sum(rows: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
     return hard
 
 
-def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any]) -> Array | float:
-    """What multiplies a cost in the derivative of a soft target or of a weight."""
+def _cost_factor(name: str, given: Mapping[str, Array], options: Mapping[str, Any]) -> Array | float:
+    """The factor of a cost in the derivative of a soft target or of a weight."""
     smoothing: float = options["label_smoothing"]
-    target, weight = rows["target"], rows.get("weight")
+    target, weight = given["target"], given.get("weight")
     if name == "weight":
         mixed: Array = (1.0 - smoothing) * np.abs(target) + smoothing / target.shape[1]
         return mixed
@@ -287,7 +288,7 @@ def _cost_factor(name: str, rows: Mapping[str, Array], options: Mapping[str, Any
 
 
 def _product(a: Array, b: Array) -> Array:
-    """A matrix product, 64 terms of its sums at a time: BLAS adds up one after another, and loses digits on the way."""
+    """A matrix product, 64 terms of its sums at a time: BLAS adds terms one after another, which loses digits."""
     if len(b) <= 64:
         product: Array = a @ b
         return product
@@ -298,13 +299,15 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _finite_product(a: Array, b: Array) -> Array:
-    """A product in which 0 wins over inf: what has no effect may be of any size."""
+    """A product in which 0 times infinity is 0: a factor of 0 means that the other one has no effect."""
     product: Array = np.where(a == 0.0, 0.0, a * b)
     return product
 
 
 def _quotient(items: Array, by: Array) -> Array:
-    """The sum of the items over the divisor, or of each item over its own."""
+    """The sum of the items divided by ``by``, or, if that is an array, of each item divided by its own divisor."""
+    if by.ndim and not items.size:
+        return np.full((), np.nan)  # the mean of no items
     if by.ndim:
         return np.asarray(np.add.reduce(items / by, axis=None, dtype=_WIDE), np.float64)
     return np.asarray(np.add.reduce(items, axis=None, dtype=_WIDE) / by, np.float64)

@@ -41,7 +41,11 @@ def apply(prepared: Prepared, operands: dict[str, Any]) -> Any:
             )
         elif value.is_meta:
             return composites.apply(prepared.plan, operands)
-    if _functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
+    if (
+        _functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace records operators, and takes ours for a constant
+    ):
         return composites.apply(prepared.plan, operands)
     if not plain or torch._C._len_torch_dispatch_stack():
         plan = prepared.plan

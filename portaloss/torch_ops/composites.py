@@ -15,12 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor
 
 from portaloss import pytorch
 from portaloss.arrange import specs
-from portaloss.catalogue import Domain, Family
+from portaloss.catalogue import LOSSES, Domain, Family
 from portaloss.divisor import divisor
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan
@@ -41,7 +40,7 @@ def _composed(plan: Plan, operands: Mapping[str, Tensor]) -> Tensor:
     own = _OWN.get(plan.kind)
     if own is not None:
         return own(operands, options, reduction)
-    if not (entry.in_torch and entry.twice_in_torch):
+    if not (entry.in_torch and entry.twice_in_torch) or pytorch.is_replaced(entry):
         return by_definition(plan, operands)
     return pytorch.loss(entry, operands, options, reduction)
 
@@ -163,6 +162,9 @@ def _gaussian_nll(operands: Mapping[str, Tensor], options: Mapping[str, Any], re
     return _reduced(items, reduction)
 
 
+_cross_entropy = pytorch.function(LOSSES[LossKind.CROSS_ENTROPY])
+
+
 def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, Any], reduction: str) -> Tensor:
     """The two functions that it fuses, for older releases of PyTorch have only these; and what they do not have."""
     logits = _linear_logits(operands, options)
@@ -171,8 +173,8 @@ def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, A
     token_weight, normalizer = operands.get("token_weight"), operands.get("normalizer")
     z_loss = options.get("z_loss", 0.0)
     if not z_loss and token_weight is None and normalizer is None:
-        return F.cross_entropy(logits, **given, **known, reduction=reduction)
-    items = F.cross_entropy(logits, **given, **known, reduction="none")
+        return _cross_entropy(logits, **given, **known, reduction=reduction)
+    items = _cross_entropy(logits, **given, **known, reduction="none")
     counts = _counts(given["target"], known, items)
     if z_loss:
         items = items + z_loss * torch.where(counts > 0, torch.logsumexp(logits, _class_axis(logits)), 0.0) ** 2

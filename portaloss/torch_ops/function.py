@@ -50,8 +50,12 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor, *of_extras: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         del of_extras  # they have no derivative
         prepared, names, wants = ctx.call
-        operands = dict(zip(names, ctx.saved_tensors, strict=True))
         early, ctx.early = ctx.early, None  # they belong to the first backward pass
+
+        def operands() -> dict[str, torch.Tensor]:
+            # only where they are needed: PyTorch raises if they were changed since, or if the graph is gone
+            return dict(zip(names, ctx.saved_tensors, strict=True))
+
         with _named(prepared, "_backward"):
             found = gradients.flowing(
                 prepared.plan,
@@ -60,7 +64,7 @@ class _Loss(torch.autograd.Function):
                 upstream,
                 early,
                 rescale=lambda early: engine.rescale(prepared, early, upstream),
-                compute=lambda: engine.backward(prepared, operands, upstream, wants),
+                compute=lambda: engine.backward(prepared, operands(), upstream, wants),
             )
         return None, *[found.get(name) for name in names]
 

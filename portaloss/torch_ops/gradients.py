@@ -30,7 +30,7 @@ def wanted(loss: Loss, differentiable: Collection[str], requiring: Sequence[str]
 
 def flowing(
     plan: Plan,
-    operands: dict[str, Tensor],
+    operands: Callable[[], dict[str, Tensor]],
     wants: tuple[str, ...],
     upstream: Tensor,
     early: dict[str, Tensor] | None,
@@ -42,7 +42,7 @@ def flowing(
 
     Args:
         plan: of the loss.
-        operands: the graph's own.
+        operands: gives the graph's own.
         wants: the operands to differentiate.
         upstream: the gradient of what is differentiated with respect to the loss.
         early: the gradients that came with the loss, for an upstream of 1; None where there are none.
@@ -50,6 +50,6 @@ def flowing(
         compute: computes the gradients.
     """
     if composites.are_asked(upstream):
-        return dict(zip(wants, composites.gradients(plan, operands, wants, upstream), strict=True))
+        return dict(zip(wants, composites.gradients(plan, operands(), wants, upstream), strict=True))
     found = rescale(early) if early else None
     return compute() if found is None else found

@@ -102,7 +102,7 @@ class Operator:
         computed = _early(plan, operands, tuple(arguments[-1]))
         found = gradients.flowing(
             plan,
-            operands,
+            lambda: operands,
             wants,
             upstream,
             dict(zip(computed, early, strict=True)) if set(wants) <= set(computed) else None,

@@ -1,4 +1,4 @@
-"""More wrong backends: the math is right, and what is around it is not."""
+"""More mutants: the chapters are right, and the code that runs them is wrong."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _(patch):
     patch.setattr(backend.memory, "empty", lambda shape, dtype: right(shape or (1,), dtype))
 
 
-# Fused linear cross-entropy: cross-entropy's math, and products of its own
+# Fused linear cross-entropy, which has its own matrix products around the chapter of cross-entropy
 
 
 @mutant("bias dropped from the logits", K.FUSED_LINEAR_CROSS_ENTROPY)

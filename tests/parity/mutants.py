@@ -1,24 +1,27 @@
-"""Wrong backends: each is the ``cpu`` backend with one deliberate mistake, here in its math."""
+"""Mutants: wrong versions of the ``cpu`` backend, each with one deliberate mistake. Here it is in the chapter."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from portaloss.backends.cpu.chapters import CHAPTERS
+from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind as K
+from portaloss.parity import run
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mistake, and a kind and dtype whose rows must show it."""
+    """A mistake, and a kind and dtype in which parity must find it."""
 
     name: str
     kind: K
-    apply: Callable  # of pytest's monkeypatch
+    apply: Callable  # makes the mistake with pytest's monkeypatch
     dtype: str = "float32"
 
 
@@ -26,7 +29,7 @@ MUTANTS: list[Mutant] = []
 
 
 def mutant(name, kind, dtype="float32"):
-    """Register a function of monkeypatch as a mutant."""
+    """Register a function as a mutant: it takes monkeypatch and makes the mistake."""
 
     def register(apply):
         MUTANTS.append(Mutant(name, kind, apply, dtype))
@@ -35,15 +38,30 @@ def mutant(name, kind, dtype="float32"):
     return register
 
 
+def outcome(backend, kind, dtype):
+    """The failures of the lines of a kind in a dtype."""
+    return {line.sku: line.failures for line in run.run_kind([backend], LOSSES[kind], dtype) if line.status != "passed"}
+
+
+def assert_caught(one, backend, patch):
+    """A backend with a mutant's mistake fails parity, by a comparison and not by an exception."""
+    one.apply(patch)
+    failures = outcome(backend, one.kind, one.dtype)
+    assert failures, "parity passed a wrong backend"
+    # parity itself asserts that operands are left as they were
+    raised = [text for texts in failures.values() for text in texts if re.search(r"\b(?!Assertion)\w+Error: ", text)]
+    assert not raised, f"caught by an exception, not by a comparison: {raised[0]}"
+
+
 def chapter(kind):
-    """The right function of a kind."""
+    """The function of a kind's chapter, without a mistake."""
     return getattr(importlib.import_module(f"portaloss.reference.{kind.name.lower()}"), kind.name.lower())
 
 
 def math_mutant(name, kind, dtype="float32"):
     """Register a function (right, *operands, **options) -> (items, derivatives) as a mutant of a chapter.
 
-    The tile driver calls a chapter with operands by name, CTC's with positions.
+    ``right`` is the chapter's function. Operands come by name, for CTC by position.
     """
 
     def register(wrong):
@@ -59,14 +77,14 @@ def math_mutant(name, kind, dtype="float32"):
 
 
 def chapter_or_none(kind):
-    """The right function, where its chapter can be imported at collection."""
+    """The function of a kind's chapter; None if it cannot be imported while pytest collects the tests."""
     try:
         return chapter(kind)
     except ImportError:
         return None
 
 
-# Wrong math
+# Mistakes in chapters
 
 
 @math_mutant("gradient of the target has the input's sign", K.MSE)

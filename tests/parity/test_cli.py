@@ -1,3 +1,5 @@
+"""The command ``python -m portaloss parity``: what it prints and writes, and its exit codes."""
+
 from __future__ import annotations
 
 import json
@@ -9,19 +11,19 @@ import pytest
 
 from portaloss import skus
 
-# only this backend: others may be absent
+# one backend, because others may be absent
 KIND = ("--kind", "huber", "--dtype", "float32", "--backend", "cpu")
 
 
 def portaloss(*args, code=None, cwd=None):
-    """Run the command in a process of its own, or with some code before it."""
+    """Run the command in a new process, after some code if it is given."""
     command = [sys.executable, "-W", "error", "-m", "portaloss"]
     if code is not None:
         command = [sys.executable, "-c", f"{code}\nimport sys; from portaloss.cli import main; sys.exit(main())"]
     return subprocess.run([*command, *args], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-# A backend that is known but absent, and a chapter that is wrong.
+# Code that adds a backend that is absent, and code that makes a chapter wrong.
 ABSENT = """
 import sys, types
 from portaloss import backends

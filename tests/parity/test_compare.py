@@ -1,3 +1,5 @@
+"""How an error is counted in ulp, and which differences are failures whatever their size."""
+
 from __future__ import annotations
 
 import ml_dtypes

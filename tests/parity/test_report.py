@@ -1,3 +1,5 @@
+"""Reports of the parity matrix: written and read as JSON, merged, and shown as a table and as a page."""
+
 from __future__ import annotations
 
 import json

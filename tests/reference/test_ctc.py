@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import mpmath
 import numpy as np
 import pytest
@@ -268,14 +266,6 @@ def test_samples_in_either_space_share_a_batch():
     np.testing.assert_array_equal(ctc(*batch)[0], items)  # with and without a derivative
 
 
-def test_large_vocabulary():
-    """Where few classes occur they are sorted into bins of their own: two samples, repeats, a class in both."""
-    rng = np.random.default_rng(3)
-    log_probs = log_softmax(rng.normal(size=(12, 2, 100)))
-    operands = log_probs, np.array([[7, 7, 99], [99, 1, 5]]), np.array([12, 9]), np.array([3, 2])
-    assert_like_pytorch(operands)
-
-
 def test_what_lies_beyond_the_lengths_does_not_matter():
     rng = np.random.default_rng(4)
     log_probs, targets, _, _ = draw(rng, 9, 3, 5, 4, ragged=False)
@@ -290,46 +280,3 @@ def test_what_lies_beyond_the_lengths_does_not_matter():
     np.testing.assert_array_equal(again, items)
     np.testing.assert_array_equal(spoiled_derivatives["log_probs"], derivatives["log_probs"])
     assert not derivatives["log_probs"][beyond].any()
-
-
-@pytest.mark.parametrize(
-    ("steps", "samples", "length"), [(0, 2, 3), (4, 0, 3), (4, 2, 0), (0, 0, 0)], ids=["T=0", "N=0", "S=0", "none"]
-)
-def test_empty(steps, samples, length):
-    log_probs = log_softmax(np.random.default_rng(0).normal(size=(steps, samples, 3)))
-    targets = np.ones((samples, length), int)
-    operands = log_probs, targets, np.full(samples, steps), np.full(samples, length)
-    items, derivatives = ctc(*operands, wants=WANTS)
-    assert items.shape == (samples,)
-    assert derivatives["log_probs"].shape == log_probs.shape
-    if steps == 0:
-        assert (items == INF).all()
-    elif samples:
-        np.testing.assert_allclose(items, -log_probs[:, :, 0].sum(axis=0))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_pure_and_of_its_dtype(dtype):
-    """No operand is modified, strides of any kind are taken, and the derivative adds up to 0 over the classes."""
-    rng = np.random.default_rng(5)
-    operands = draw(rng, 10, 4, 5, 3, ragged=False)
-    operands = operands[0].astype(dtype), *(array.astype(np.int32) for array in operands[1:])
-    copies = [array.copy() for array in operands]
-    items, derivatives = ctc(*operands, wants=WANTS)
-    for array, copy in zip(operands, copies, strict=True):
-        np.testing.assert_array_equal(array, copy)
-    assert items.dtype == derivatives["log_probs"].dtype == dtype
-    assert ctc(*operands)[1] == {}
-    # five classes, each right to a few units in the last place of 1
-    assert np.abs(derivatives["log_probs"].sum(axis=-1)).max() <= 20 * np.finfo(dtype).eps
-
-    turned = np.ascontiguousarray(operands[0].transpose(2, 1, 0)).transpose(2, 1, 0)
-    again, turned_derivatives = ctc(turned, np.asfortranarray(operands[1]), *operands[2:], wants=WANTS)
-    np.testing.assert_array_equal(again, items)
-    np.testing.assert_array_equal(turned_derivatives["log_probs"], derivatives["log_probs"])
-
-
-def test_doctest():
-    failures, tests = doctest.testmod(chapter)
-    assert tests > 0
-    assert failures == 0

@@ -16,6 +16,7 @@ from portaloss.catalogue import LOSSES, Family
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.parity import eager, samples
 from portaloss.parity.truth import Truth, arranged
+from portaloss.plan import differentiable
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -201,13 +202,29 @@ def test_the_definition_of_torch_tensors_is_pytorch_s_loss(kind):
     assert compared == {operand.name for operand in loss.differentiable}
 
 
+@EVERY_KIND
+def test_each_derivative_alone_is_the_same(kind):
+    loss = LOSSES[kind]
+    chapter = getattr(importlib.import_module(f"portaloss.reference.{loss.name}"), loss.name)
+    for case in small_cases(loss):
+        define, wants = Definition(loss, case), differentiable(loss, case.operands)
+        items, derivatives = chapter(**define.operands, **define.options, wants=wants)
+        for names in ((), *((name,) for name in wants)):
+            again, alone = chapter(**define.operands, **define.options, wants=names)
+            np.testing.assert_array_equal(again, items)
+            assert tuple(alone) == names
+            for name in names:
+                np.testing.assert_array_equal(np.asarray(alone[name]), np.asarray(derivatives[name]))
+
+
 #: Logits and targets: confident; more than float64 resolves; and wrong; below zero; far below; just shifted; small and
-#: large; a tie.
+#: large; a tie; beyond float32's exp.
 LOGITS = [
     *([40.25, 3.1, -2.7, 0.0], [88.1, 3.1, -2.7, 0.0], [40.25, 3.1, -2.7, 0.0], [-3.3, -70.1, -85.7, -44.4]),
     *([-100.1, -100.3, -130.7, -177.7], [60.1, 59.7, 0.123, -31.7], [1e-3, 17.77, -17.77, 17.7], [2.5, 2.5, -80.1, 1]),
+    [95.3, 94.1, -2.7, 0.0],
 ]
-CLASSES = [0, 0, 2, 0, 0, 1, 1, 1]
+CLASSES = [0, 0, 2, 0, 0, 1, 1, 1, 1]
 SOFT = [[0.0, 0.233, 0.467, 0.7]] * len(LOGITS)
 WEIGHTS = [0.3, 0.767, 1.233, 1.7]
 

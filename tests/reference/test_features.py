@@ -44,12 +44,6 @@ def evaluate(chapter, operands, options):
         return chapter(*operands, **options, wants=wants)
 
 
-def sum_to(array, shape):
-    """Sum over the axes that ``shape`` has one of, as a driver does for operands that broadcast."""
-    axes = tuple(i for i, size in enumerate(shape) if size != array.shape[i])
-    return array.sum(axis=axes, keepdims=True)
-
-
 def evaluate_torch(chapter, operands, options):
     """The same from PyTorch's autograd. Its features are last, ours on axis 1."""
     function, names, differentiable = KINDS[chapter]
@@ -92,12 +86,9 @@ def compare_with_torch(chapter, operands, options):
         items, derivatives = evaluate(chapter, operands, options)
         expected, gradients = evaluate_torch(chapter, operands, options)
         assert_same(items, expected, np.broadcast_to(item_size, items.shape), 1e-12)
-        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
         assert derivatives.keys() == gradients.keys()
         for name, gradient in gradients.items():
-            derivative = np.broadcast_to(derivatives[name], shape)
-            size = sum_to(np.broadcast_to(sizes[name], shape), gradient.shape)
-            assert_same(sum_to(derivative, gradient.shape), gradient, size, 1e-12)
+            assert_same(derivatives[name], gradient, np.broadcast_to(sizes[name], gradient.shape), 1e-12)
     for operand, copy in zip(operands, before, strict=True):
         np.testing.assert_array_equal(operand, copy)
 
@@ -108,49 +99,10 @@ def random(*shape, seed=0, scale=1.0):
 
 # Against PyTorch: multilabel soft margin
 
-LABELS = {
-    "certain": lambda x: (random(*x.shape, seed=1) > 0).astype(float),
-    "fractional": lambda x: np.random.default_rng(1).random(x.shape),
-    "beyond [0, 1]": lambda x: random(*x.shape, seed=1, scale=2.0),
-}
-
-
-@pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize("shape", [(7, 5), (3, 1), (1, 300), (0, 4), (2, 4, 3), (2, 3, 2, 4)])
-def test_multilabel_soft_margin_is_torchs(shape, labels):
-    x = random(*shape, scale=3.0)
-    compare_with_torch(multilabel_soft_margin, [x, LABELS[labels](x)], {})
-    compare_with_torch(multilabel_soft_margin, [x, LABELS[labels](x), np.abs(random(*shape, seed=2))], {})
-
-
-@pytest.mark.parametrize(
-    "shapes", [[(1, 5), (4, 5)], [(4, 5), (1, 5), (4, 1)], [(4, 1), (4, 5)], [(4, 5), (4, 1), (1, 5)]]
-)
-def test_multilabel_soft_margin_broadcasts(shapes):
-    operands = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
-    compare_with_torch(multilabel_soft_margin, operands, {})
-
 
 def test_multilabel_soft_margin_extremes():
-    values = [
-        0.0,
-        -0.0,
-        1e-300,
-        1.0,
-        30.0,
-        800.0,
-        1e4,
-        1e300,
-        INF,
-        NAN,
-        -1e-300,
-        -1.0,
-        -30.0,
-        -800.0,
-        -1e4,
-        -1e300,
-        -INF,
-    ]
+    values = [0.0, 1e-300, 1.0, 30.0, 800.0, 1e4, 1e300, INF, NAN]
+    values += [-value for value in values]
     x, t = (grid.reshape(-1, 1) for grid in np.meshgrid(values, [0.0, 1.0, 0.5, NAN, 2.0, -1.0]))
     for weight in (None, 0.0, 2.0, NAN):
         compare_with_torch(multilabel_soft_margin, [x, t] if weight is None else [x, t, np.full_like(x, weight)], {})
@@ -177,16 +129,6 @@ def test_cosine_embedding_is_torchs(features, margin):
         x, y = random(6, features, scale=scale), random(6, features, seed=1, scale=scale)
         for shift in range(len(TARGETS)):
             compare_with_torch(cosine_embedding, [x, y, np.roll(TARGETS, shift)], {"margin": margin})
-
-
-@pytest.mark.parametrize(
-    "shapes", [[(0, 3), (0, 3), (0, 1)], [(4, 3), (1, 3), (4, 1)], [(4, 3), (4, 1), (4, 1)], [(1, 3), (1, 1), (4, 1)]]
-)
-def test_cosine_embedding_broadcasts(shapes):
-    x, y = (random(*shape, seed=i) for i, shape in enumerate(shapes[:2]))
-    t = np.resize([1.0, -1.0], shapes[2])
-    compare_with_torch(cosine_embedding, [x, y, t], {})
-    compare_with_torch(cosine_embedding, [y, x, t], {})
 
 
 @pytest.mark.parametrize(
@@ -244,32 +186,6 @@ EXPONENTS = [1.0, 2.0, 3.0, 1.5, INF, 0.0, 2.5, 0.5, -1.0, -INF]
 
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("p", EXPONENTS)
-def test_triplet_margin_is_torchs(p, swap):
-    for shape in [(9, 5), (6, 1), (2, 300), (0, 4), (2, 4, 3), (2, 3, 2, 2)]:
-        operands = [random(*shape, seed=i) for i in range(3)]
-        for options in ({}, {"margin": 0.25, "eps": 1e-2}, {"eps": 0.0}):
-            compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, **options})
-
-
-@pytest.mark.parametrize("swap", [False, True])
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, INF])
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        [(1, 5), (4, 5), (4, 5)],
-        [(4, 5), (4, 5), (1, 5)],
-        [(4, 1), (4, 1), (4, 5)],
-        [(4, 1), (1, 5), (1, 1)],
-        [(1, 3), (1, 1), (2, 1)],
-    ],
-)
-def test_triplet_margin_broadcasts(shapes, p, swap):
-    operands = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
-    compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, "margin": 3.0})
-
-
-@pytest.mark.parametrize("swap", [False, True])
-@pytest.mark.parametrize("p", EXPONENTS)
 def test_triplet_margin_at_ties_and_zeros(p, swap):
     """Small whole numbers: zero differences, equal maxima, equal distances, and margin + d - d = 0, all of it often."""
     rng = np.random.default_rng(3)
@@ -308,56 +224,6 @@ def test_triplet_margin_without_features():
 def worst_ulps(actual, truth, magnitude):
     size = np.maximum(np.abs(truth), magnitude).astype(np.float32)
     return (np.abs(actual.astype(float) - truth) / np.spacing(size).astype(float)).max()
-
-
-def cases_float32(features):
-    rows = 4096 // features
-    rng = np.random.default_rng(features)
-    x, y, z = rng.standard_normal((3, rows, features)).astype(np.float32)
-    labels = (z > 0).astype(np.float32)
-    fractions = rng.random((rows, features), np.float32)
-    signs = np.where(rng.random((rows, 1)) < 0.5, 1, -1).astype(np.float32)
-    yield multilabel_soft_margin, [5 * x, labels], {}
-    yield multilabel_soft_margin, [5 * x, fractions, np.abs(z)], {}
-    yield cosine_embedding, [x, y, signs], {"margin": -0.3}
-    yield cosine_embedding, [x, x + np.float32(1e-2) * y, signs], {"margin": 0.5}
-    for p in (1.0, 2.0, 3.0, 1.5, INF, 0.0):
-        for swap in (False, True):
-            yield triplet_margin, [x, y, z], {"p": p, "swap": swap, "margin": 2.0}
-
-
-@pytest.mark.parametrize("features", [3, 100, 256])
-def test_float32_is_within_4_ulp_of_float64(features):
-    """Relative to the sum of |terms|, which only differs from the truth where terms of both signs meet.
-
-    By the worst errors of NumPy's float32 functions (exp 2.4, log1p 1.9) and of sums of up to 128 terms (2.4); that
-    they all meet is rare. The weight's derivative has a quotient more, by C, whose ulp may be half of its argument's.
-    """
-    for chapter, operands, options in cases_float32(features):
-        items, derivatives = evaluate(chapter, operands, options)
-        exact_operands = [operand.astype(float) for operand in operands]
-        truth, slopes = evaluate(chapter, exact_operands, options)
-        item_size, sizes = magnitudes(chapter, exact_operands, options)
-        assert items.dtype == np.float32
-        assert worst_ulps(items, truth, item_size) <= 4, (chapter, options)
-        for name, slope in slopes.items():
-            assert derivatives[name].dtype == np.float32
-            bound = 5 if name == "weight" else 4
-            assert worst_ulps(derivatives[name], slope, sizes[name]) <= bound, (chapter, options, name)
-
-
-@pytest.mark.parametrize("chapter", KINDS)
-def test_wants_are_what_is_computed(chapter):
-    operands = [random(6, 3, seed=i) for i in range(3)]
-    if chapter is cosine_embedding:
-        operands[2] = TARGETS
-    items, derivatives = evaluate(chapter, operands, {})
-    assert chapter(*operands)[1] == {}
-    for name, derivative in derivatives.items():
-        alone, only = chapter(*operands, wants=(name,))
-        np.testing.assert_array_equal(alone, items)
-        assert only.keys() == {name}
-        np.testing.assert_array_equal(only[name], derivative)
 
 
 @pytest.mark.parametrize("length", [1, 3, 256, 257, 1000, 40_000])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from portaloss import backends, check_targets, functional, select
+from portaloss import backends, check_targets, engine, functional, select
+from portaloss.arrange import specs
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.torch_ops import composites
 
@@ -93,6 +94,14 @@ def test_nan_holds_under_transforms_and_for_higher_derivatives(case, monkeypatch
     value, slope = torch.func.jvp(items, (operands["input"],), (torch.ones_like(operands["input"]),))
     assert torch.equal(value.isnan(), lost)
     assert slope.isfinite().all()
+
+
+def test_extras_of_a_target_out_of_range_are_nan():
+    kind, operands = CASES["linear"]
+    plan = select(kind, dtype="float64", backend="triton-interpret", return_extras=True)
+    log_probs, entropy, accuracy, _ = engine.forward(engine.prepare(plan, specs(operands)), operands).extras
+    assert log_probs.isnan().tolist() == accuracy.isnan().tolist() == [False, True, False, True]
+    assert entropy.isfinite().all()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,7 +17,7 @@ from portaloss.backends import Prepared
 from portaloss.backends.cpu import ctc, memory
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, narrowed
 from portaloss.backends.cpu.chapters import CHAPTERS
-from portaloss.backends.cpu.threads import get_num_threads
+from portaloss.backends.cpu.threads import most_threads
 from portaloss.backends.cpu.tiles import TILE, Pass, broadcast, tile_size
 from portaloss.catalogue import INDICES, Domain, Family
 from portaloss.divisor import counts
@@ -87,7 +87,7 @@ def workspace_size(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> int:
         row = (first[-1] if last else first[1]) if first else 1
     tile = min(max(tile_size(full, math_dtype(plan.dtype)), row), full)
     accumulators = sum(8 * prod(shape) for shape in shapes.values())
-    return get_num_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
+    return most_threads() * tile * max(math, 8) * TEMPORARIES + accumulators + 65536
 
 
 def rescale(gradients: dict[str, Any], upstream: Any) -> dict[str, Any] | None:
@@ -112,6 +112,7 @@ class Known:
     chapter: Callable[..., Any]
     sparse: str  #: the operand that the chapter reads in one class of a row only, or ""
     as_they_are: frozenset[str]  #: operands that are not widened
+    copied: frozenset[str]  #: class indices and lengths that are copied before they are checked
     tile: tuple[int, ...] | None  #: the shape that the operands broadcast to, where it is one tile
 
 
@@ -135,6 +136,8 @@ def settle(plan: Plan, operands: Mapping[str, Spec], layout: Layout) -> Known:
         CHAPTERS[plan.kind],
         sparse,
         frozenset(indices | {sparse}),
+        # of rowwise losses, tiles copy theirs: such a target may be as large as the scores
+        frozenset(() if loss.family is Family.ROWWISE else indices),
         tile,
     )
 
@@ -154,6 +157,9 @@ class Call:
         self._known: Known = prepared.known
         self._library = arrays.TORCH if arrays.is_tensor(next(iter(operands.values()))) else arrays.NUMPY
         self._given = {name: arrays.to_numpy(value) for name, value in operands.items()}
+        for name in self._known.copied:
+            # what is checked is what is used: meanwhile another thread or library may change the caller's array
+            self._given[name] = self._given[name].copy()
         arrangement = self._plan.loss.arrangement
         #: Whether tiles are to look at values.
         self._quick = None if now or self._known.tile is not None else arrangement.quick
@@ -204,7 +210,8 @@ class Call:
             return self._run_linear(gradients, items, scale)
         if loss.family is Family.CTC:
             gradient = gradients.get("log_probs")
-            return ctc.run(known.chapter, self.operands, options, known.math, scale, items, gradient)
+            tensors = self._library == arrays.TORCH
+            return ctc.run(known.chapter, self.operands, options, known.math, scale, items, gradient, tensors=tensors)
         chapter = known.chapter if self._quick is None else Watched(known.chapter, self._quick)
         tiles = Pass(
             chapter,
@@ -218,6 +225,7 @@ class Call:
             scale,
             {} if offset is None else {"weight": float(offset)},
             sparse=known.sparse,
+            tensors=self._library == arrays.TORCH,
         )
         total = tiles.run() if known.tile is None else tiles.run_single(known.tile)
         if isinstance(chapter, Watched) and chapter.is_in_doubt:

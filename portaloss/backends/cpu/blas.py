@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from portaloss.backends.cpu.casts import copied_by_torch, narrow_into, widen
 from portaloss.backends.cpu.threads import parallel
-from portaloss.backends.cpu.tiles import TILE
 
 Array = npt.NDArray[Any]
 
@@ -29,12 +28,18 @@ _MAX_INT = 2**31 - 1  # BLAS takes C ints
 
 
 class Blas:
-    """SciPy's BLAS: products and casts of whole matrices, on all threads."""
+    """SciPy's BLAS: products and casts of whole matrices, on all threads.
+
+    ``tensors``: whether the arrays share the memory of tensors, so that casts use as many threads as PyTorch does.
+    """
 
     #: Whether a product with many columns is faster a few columns at a time.
     in_parts = False
     #: Whether a long sum is faster where the result is stored by columns.
     transposed = True
+
+    def __init__(self, *, tensors: bool = False) -> None:
+        self._tensors = tensors
 
     def multiply(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
         """out = a b, or out += a b; all float32, or all float64.
@@ -78,19 +83,28 @@ class Blas:
             _int(length),
         )
 
-    def cast(self, values: Array, out: Array) -> None:
-        """out = values, in its own dtype; of the same shape."""
+    def cast(self, values: Array, out: Array, tile: int) -> None:
+        """out = values, in its own dtype; of the same shape.
+
+        Args:
+            values: floating.
+            out: floating, of the same shape.
+            tile: elements that a thread casts at a time, which decides the size of its scratch; where an array has
+                gaps, rows of at least one.
+        """
         if np.may_share_memory(values, out):
             return  # the values were computed there
+        if values.flags.c_contiguous and out.flags.c_contiguous:
+            values, out = values.reshape(-1), out.reshape(-1)
 
         def part(index: int) -> None:
-            tile = slice(index * size, (index + 1) * size)
+            rows = slice(index * size, (index + 1) * size)
             if out.itemsize > values.itemsize:
-                out[tile] = widen(values[tile], out.dtype)
+                out[rows] = widen(values[rows], out.dtype)
             else:
-                narrow_into(values[tile], out[tile])
+                narrow_into(values[rows], out[rows])
 
-        size = max(1, TILE * len(values) // max(1, values.size))
+        size = max(1, tile * len(values) // max(1, values.size))
         parallel(part, -(-len(values) // size))
 
 
@@ -111,10 +125,10 @@ class TorchBlas(Blas):
         else:
             torch.mm(*factors, out=product)
 
-    def cast(self, values: Array, out: Array) -> None:
-        """As ``Blas`` does."""
+    def cast(self, values: Array, out: Array, tile: int) -> None:
+        """As ``Blas`` does; by PyTorch, whose threads are waiting for work between its products."""
         if not np.may_share_memory(values, out) and not copied_by_torch(values, out, spread=True):
-            super().cast(values, out)
+            super().cast(values, out, tile)
 
 
 def is_exact_in_torch(dtype: np.dtype[Any]) -> bool:

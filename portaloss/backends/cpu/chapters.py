@@ -1,4 +1,4 @@
-"""The chapters that this backend runs: one a kind, imported when first used."""
+"""The chapters that this backend runs, one for each kind. A chapter is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from portaloss.kinds import LossKind
 
 
 class Chapters(dict[LossKind, Callable[..., Any]]):
-    """Kind -> the function of its chapter in ``portaloss.reference``."""
+    """Maps a kind to the function of its chapter in ``portaloss.reference``."""
 
     def __missing__(self, kind: LossKind) -> Callable[..., Any]:
         name = kind.name.lower()

@@ -1,4 +1,4 @@
-"""CTC on the CPU: the chapter is vectorised over batch and labels; samples are spread over the threads."""
+"""Runs the chapter of CTC, which computes all samples and labels of a step at once; threads share the samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from portaloss.backends.cpu.threads import parallel
 
 Array = npt.NDArray[Any]
 
-#: Extended labels (2 S + 1 a sample) that a step of the recursion handles in one call. Fewer than this and the calls
-#: themselves are most of the time, so that splitting the batch would gain nothing.
+#: How many extended labels (2 S + 1 for each sample) a NumPy call handles in a step of the recursion. With fewer, most
+#: of the time is that of the calls themselves, and dividing the batch among threads would save nothing.
 STEP = 16384
 
 
@@ -27,8 +27,10 @@ def run(
     upstream: float | Array,
     items: Array | None,
     gradient: Array | None,
+    *,
+    tensors: bool = False,
 ) -> Array:
-    """Fill ``items`` (N,) and ``gradient`` (T, N, C); returns the items in float64."""
+    """Fill ``items`` (N,) and ``gradient`` (T, N, C). Returns the items in float64."""
     log_probs = operands["log_probs"]
     batch = log_probs.shape[1]
     results = np.zeros(batch)
@@ -57,14 +59,14 @@ def run(
                 derivative *= upstreams[part].astype(math)[None, :, None]
                 narrow_into(derivative, gradient[:, part])
 
-    parallel(samples, -(-batch // size))
+    parallel(samples, -(-batch // size), tensors=tensors)
     if items is not None:
         narrow_into(results.astype(math), items)
     return results
 
 
 def workspace_size(log_probs: tuple[int, ...], targets: tuple[int, ...], itemsize: int) -> int:
-    """An upper bound in bytes: both recursions over all steps, and casts and posteriors of log_probs' size."""
+    """An upper bound in bytes: for both recursions over all steps, and for casts and posteriors of log_probs' size."""
     steps, classes = log_probs[0], log_probs[-1]
     batch = log_probs[1] if len(log_probs) == 3 else 1
     labels = 2 * targets[-1] + 1

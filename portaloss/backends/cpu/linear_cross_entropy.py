@@ -19,7 +19,7 @@ from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
 from portaloss.backends.cpu.sums import sum_to
-from portaloss.backends.cpu.threads import get_num_threads, parallel
+from portaloss.backends.cpu.threads import most_threads, parallel
 from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
@@ -105,7 +105,7 @@ def workspace_size(rows: int, hidden: int, classes: int, dtype: np.dtype[Any], m
     chunk = _chunk_rows(rows, hidden, classes, itemsize, max_memory, cast=dtype.itemsize < 4)
     scratch = chunk * _row_size(hidden, classes) * itemsize
     scratch += min(max_memory // 4 + hidden * itemsize, classes * hidden * itemsize)  # a cast block of the weight
-    scratch += get_num_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
+    scratch += most_threads() * max(TILE, classes, hidden) * itemsize * TEMPORARIES
     scratch += classes * (4 * 8 + GROUP * itemsize)  # bias, its sum, class weights, their sum and its parts
     if dtype.itemsize < 4:
         scratch += classes * hidden * itemsize
@@ -190,7 +190,8 @@ class _Call:
         self._rows, hidden = self._input.shape
         self._shape = linear_weight.shape[:-1]  # of a row of logits
         self._outputs = prod(self._shape)
-        self._blas = TorchBlas() if tensors and is_exact_in_torch(self._math) else Blas()
+        self._tensors = tensors
+        self._blas = (TorchBlas if tensors and is_exact_in_torch(self._math) else Blas)(tensors=tensors)
         self._matrix = _Matrix(linear_weight, self._math, max_memory // 4, self._blas)
         self._chunk = _chunk_rows(
             self._rows, hidden, self._outputs, self._math.itemsize, max_memory, cast=not self._matrix.direct
@@ -219,7 +220,7 @@ class _Call:
             self._weight_sum[...] = 0.0
         if "linear_weight" in self._wants:
             gradient = self._gradients["linear_weight"]
-            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient)
+            self._blas.cast(self._weight_sum.reshape(gradient.shape), gradient, TILE)
         if "linear_bias" in self._wants:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
@@ -234,7 +235,8 @@ class _Call:
         # tiles return parts of the gradients that are sums, to be added in order; a group limits how many wait
         group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
         for start in range(0, len(x), group):
-            sums = _over(start, min(start + group, len(x)), size, lambda part: self._run_tile(rows, part))
+            stop = min(start + group, len(x))
+            sums = _over(start, stop, size, lambda part: self._run_tile(rows, part), tensors=self._tensors)
             for class_sum, bias_sum in sums:
                 self._class_sum += class_sum
                 self._bias_sum += bias_sum
@@ -362,7 +364,7 @@ class _Matrix:
         for start in range(0, len(self._weight), self._block):
             source = self._weight[start : start + self._block]
             cast = self._cast[: len(source)]
-            self._blas.cast(source, cast)
+            self._blas.cast(source, cast, TILE)
             rows = slice(start * self._positions, (start + len(source)) * self._positions)
             yield rows, cast.reshape(rows.stop - rows.start, self._hidden)
 
@@ -375,17 +377,14 @@ def _packed(logits: Array) -> Iterator[slice]:
         yield slice(start, start + block)
 
 
-def _over(start: int, stop: int, size: int, function: Callable[[slice], Any]) -> list[Any]:
+def _over(start: int, stop: int, size: int, function: Callable[[slice], Any], *, tensors: bool) -> list[Any]:
     """Call the function on slices of ``size`` from start to stop, on all threads; returns the results in order."""
 
     def call(index: int) -> Any:
         first = start + index * size
         return function(slice(first, min(first + size, stop)))
 
-    return parallel(call, -(-(stop - start) // size))
-
-
-# Between products of PyTorch, casts are PyTorch's too: its threads are already waiting for work
+    return parallel(call, -(-(stop - start) // size), tensors=tensors)
 
 
 __all__ = ["MAX_MEMORY", "Extras", "compute", "workspace_size"]

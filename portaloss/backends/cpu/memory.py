@@ -1,4 +1,4 @@
-"""Where results are allocated: one place, so that tests can poison it."""
+"""Allocates the memory of results. It is one place, so that parity and tests can fill the memory with nan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portaloss.backends.poison import is_poisoned
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array to be filled completely; full of nan while ``poisoned``."""
+    """An array whose elements must all be written; they are nan at first while ``poisoned``."""
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     array = blocks.empty(shape, dtype, size) if size >= blocks.LEAST else None
@@ -21,15 +21,17 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def empty_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same, with the shape, dtype and memory order of an array."""
-    if array.nbytes >= blocks.LEAST and array.flags.c_contiguous:
+    """Such an array, with the shape, dtype and memory order of another array."""
+    # where elements share memory, as in an expanded tensor, PyTorch's empty_like is contiguous, and NumPy's is not
+    if (array.nbytes >= blocks.LEAST and array.flags.c_contiguous) or 0 in array.strides:
         return empty(array.shape, array.dtype)
     return _poisoned(np.empty_like(array, subok=False))
 
 
 def zeros_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same, full of zeros: fresh from the system, which clears memory anyway, where the order of memory allows."""
-    return np.zeros(array.shape, array.dtype) if array.flags.c_contiguous else np.zeros_like(array, subok=False)
+    """An array of zeros with the shape and dtype of another; new from the system if possible, which clears memory."""
+    plain = array.flags.c_contiguous or 0 in array.strides
+    return np.zeros(array.shape, array.dtype) if plain else np.zeros_like(array, subok=False)
 
 
 def _poisoned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Sums that stay exact: of all items, over the axes that an operand broadcasts along, and of what tiles contribute."""
+"""Accurate sums: of all items, over the axes that an operand broadcasts along, and of the sums of tiles."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
 
-#: Items that are added in their own dtype before float64 takes over; of no more than MANY, none are.
+#: RUN neighbouring items are added in their own dtype, and such sums in float64. Up to MANY items are all added in
+#: float64.
 RUN, MANY = 128, 2048
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
-    """The shape that these broadcast to."""
+    """The shape that these broadcast to; quick where all are alike, since NumPy's own check takes microseconds."""
     different = set(shapes)
     return different.pop() if len(different) == 1 else np.broadcast_shapes(*different)
 
@@ -29,22 +30,22 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
 def sum_of(items: Array | Lazy) -> float:
     """The sum of all items: runs of ``RUN`` neighbours in the items' dtype, and those sums in float64.
 
-    All in float64 would take NumPy four times as long. In float32 a run's sum is off by as little as its items are, and
-    no more of it is lost later, however many runs there are.
+    To add all items in float64 would take NumPy four times as long. In float32, the relative error of a run's sum is
+    about that of its items, and it does not grow with the number of runs.
     """
     if isinstance(items, LazySum):
         first = items.parts[0]
         if (first.array if isinstance(first, LazyProduct) else first).size <= MANY:
-            return float(np.add.reduce(items.times(1), axis=None, dtype=np.float64))  # quicker than several sums
+            return float(np.add.reduce(items.times(1), axis=None, dtype=np.float64))  # faster than a sum for each part
         shapes = [_shape(part) for part in items.parts]
-        size = prod(broadcast_shapes(*shapes))  # a part that does not depend on all operands is there many times
+        size = prod(broadcast_shapes(*shapes))  # a part that broadcasts is added many times
         if size == 0:
             return 0.0
         return sum(sum_of(part) * (size // prod(shape)) for part, shape in zip(items.parts, shapes, strict=True))
     factors, scale = _factors(items)
     if factors[0].size > MANY and (flat := _flat(factors)) is not None:
         total = _sum_of_runs(flat)
-        if isfinite(total):  # else a run may have overflowed, though float64 holds the sum
+        if isfinite(total):  # otherwise a run may have overflowed in its own dtype
             return total * scale
     array = factors[0] if len(factors) == 1 else factors[0] * factors[1]
     return float(np.add.reduce(array, axis=None, dtype=np.float64)) * scale
@@ -71,7 +72,7 @@ def _shape(items: Array | LazyProduct) -> Shape:
 
 
 def _factors(items: Array | Lazy) -> tuple[list[Array], float]:
-    """One or two arrays, and a number: the items are their product."""
+    """One or two arrays and a number, whose product the items are."""
     if not isinstance(items, LazyProduct):
         return [items if isinstance(items, np.ndarray) else np.asarray(items)], 1.0
     if isinstance(items.divisor, np.ndarray):
@@ -82,7 +83,7 @@ def _factors(items: Array | Lazy) -> tuple[list[Array], float]:
 
 
 def _flat(factors: list[Array]) -> list[Array] | None:
-    """The arrays in the order of memory; None where it takes a copy, or where they lie in different orders."""
+    """The arrays as flat views in the order of memory; None if that takes a copy."""
     first = factors[0]
     if len(factors) == 2 and (factors[1].strides != first.strides or factors[1].shape != first.shape):
         factors = [np.multiply(*factors)]
@@ -96,10 +97,10 @@ def _flat(factors: list[Array]) -> list[Array] | None:
 
 
 def sum_to(array: Array, shape: Shape) -> Array:
-    """Sum in float64 over the axes that ``shape`` has one of, keeping them.
+    """Sum in float64 over the axes whose length in ``shape`` is one. The axes are kept.
 
-    NumPy adds in pairs along contiguous memory only. Folding in halves does so along any axis: the error grows with
-    the logarithm of the length.
+    NumPy adds in pairs along contiguous memory only. Here an axis is halved by adding its two halves, again and again,
+    so that the error grows with the logarithm of the length along any axis.
     """
     for axis, size in enumerate(shape):
         if size == array.shape[axis]:
@@ -119,16 +120,16 @@ def sum_to(array: Array, shape: Shape) -> Array:
 
 
 def cut(slices: Slices, shape: Shape) -> Slices:
-    """The slices of a tile for an array that broadcasts: an axis of length one is not cut."""
+    """The slices of a tile for an array that broadcasts: an axis of length one is taken whole."""
     return tuple(slice(None) if size == 1 else piece for piece, size in zip(slices, shape, strict=True))
 
 
 class OrderedSum:
-    """Sums of what tiles contribute, added in tile order whatever order the tiles finish in.
+    """Adds up the sums of tiles in the order of the tiles, in whatever order the tiles finish.
 
-    A tile that is early waits here for its turn. Tiles are handed out in order, so that at most one for each thread
-    is waiting. What each addition rounds off is kept and added in the end (Kahan's sum as Neumaier has it), so that the
-    error does not grow with the number of tiles.
+    The sums of a tile that finishes early are kept until its turn. Tiles are started in order, so at most one tile for
+    each thread is waiting. The rounding error of each addition is kept and added at the end (Neumaier's version of
+    Kahan summation), so that the error does not grow with the number of tiles.
     """
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
@@ -140,7 +141,7 @@ class OrderedSum:
         self._waiting: dict[int, tuple[Slices, float, dict[str, Array]]] = {}
 
     def add(self, index: int, slices: Slices, total: float, partials: dict[str, Array]) -> None:
-        """Take tile ``index``'s sum and its sums over broadcast axes."""
+        """Take the sum of tile ``index``, and its sums over broadcast axes."""
         with self._lock:
             self._waiting[index] = (slices, total, partials)
             while self._next in self._waiting:
@@ -156,7 +157,7 @@ class OrderedSum:
                     self._sums[name][region] = after
 
     def total(self) -> float:
-        """The sum of all tiles' sums, rounded once."""
+        """The total of all tiles, rounded once."""
         if all(map(isfinite, self._totals)):
             return fsum(self._totals)
         return sum(self._totals)

@@ -16,12 +16,7 @@ import triton.language as tl
 
 from portaloss.backends.triton.launch import PLAIN
 from portaloss.backends.triton.numerics import exp, exp_difference, log1p, number
-
-
-@triton.jit
-def _row_offsets(row, inner, s_outer, s_inner):
-    """Where a row starts: rows are (outer, inner), as N and the K-dimensional axes merged."""
-    return (row // inner) * s_outer + (row % inner) * s_inner
+from portaloss.backends.triton.rowwise import row_offset
 
 
 @triton.jit(do_not_specialize=PLAIN)
@@ -71,8 +66,8 @@ def cross_entropy_kernel(
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
-    x_row = _row_offsets(row, inner, x_outer, x_inner)
-    t_row = _row_offsets(row, inner, t_outer, t_inner)
+    x_row = row_offset(row, inner, x_outer, x_inner)
+    t_row = row_offset(row, inner, t_outer, t_inner)
     smoothing = number(smoothing_bits, MATH)
     uniform = smoothing / classes
 
@@ -169,10 +164,10 @@ def cross_entropy_kernel(
     if WANT_X or WANT_T or WANT_W:
         up = tl.load(scale_ptr) + tl.zeros([ROWS], MATH)
         if UPSTREAM:
-            up_row = _row_offsets(row, inner, up_outer, up_inner)
+            up_row = row_offset(row, inner, up_outer, up_inner)
             up = up * tl.load(upstream_ptr + up_row, mask=in_rows, other=0).to(MATH)
         total = rest + own
-        g_row = _row_offsets(row, inner, g_outer, g_inner)
+        g_row = row_offset(row, inner, g_outer, g_inner)
         base = tl.where(largest == float("-inf"), 0.0, largest)
         for start in range(0, classes, CLASSES):
             c = start + tl.arange(0, CLASSES)
