@@ -115,7 +115,24 @@ def targets(session: nox.Session) -> None:
     session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
+<<<<<<< HEAD
+@nox.session(venv_backend="none")
+def huggingface(session: nox.Session) -> None:
+    """Hugging Face models with the patch and without: Trainer, PEFT, and every class by ci/huggingface.py."""
+    # an environment of its own, since transformers behaves differently where these libraries are installed
+    trainers = "accelerate", "peft"
+    python = environment(
+        session, "huggingface", "-c", str(CONSTRAINTS), "-e", ".[transformers]", *trainers, *group("test")
+    )
+    offline = {"HF_HUB_OFFLINE": "1"}
+    session.run(python, "-m", "pytest", "tests/test_huggingface_trainers.py", "tests/test_integrations.py", env=offline)
+    session.run(python, "ci/huggingface.py", *(session.posargs or ["--at-least", "80"]), env=offline)
+
+
+# How it is done
+=======
 # Helpers
+>>>>>>> main
 
 
 def machine_torch() -> str | None:

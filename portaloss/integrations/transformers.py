@@ -1,132 +1,125 @@
-"""Hugging Face's causal language models with portaloss's fused loss, which never stores all logits.
+"""Hugging Face's language models with portaloss's loss, which never stores all logits.
 
 from portaloss.integrations.transformers import patch, unpatch
 
 patch(model)    # then train as before
 unpatch(model)  # restores the model
+
+The model's own forward pass runs. Only its output layer, and only while a gradient is recorded, returns logits that are
+not computed yet (see ``lazy_logits``): the cross-entropy that the model or the user calls takes them as they are, and
+whatever else looks at them gets numbers.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
+from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 try:
-    from transformers.modeling_outputs import CausalLMOutputWithPast
+    from transformers import PreTrainedModel
 except ImportError as error:  # pragma: no cover
     raise ImportError("portaloss.integrations.transformers needs transformers: pip install transformers") from error
 
 import torch
-from torch import Tensor
 
-from portaloss import dispatch
-from portaloss.kinds import LossKind
-
-#: Fields of a configuration that change the logits before the loss; the fused loss does not implement them.
-_LOGIT_OPTIONS = ("logits_scaling", "logit_scale", "router_aux_loss_coef")
-
-#: Arguments of the loss that the base model does not take.
-_OF_THE_LOSS = ("labels", "num_items_in_batch", "shift_labels", "ignore_index", "logits_to_keep", "return_dict")
+from portaloss.integrations.lazy_head import LazyHead
+from portaloss.integrations.lazy_logits import watch_optimizers
 
 
 def patch(model: Any) -> Any:
-    """Have a causal language model compute its training loss by ``portaloss.functional.linear_cross_entropy``.
+    """Have a model compute its training loss by linear cross-entropy, wherever it calls PyTorch's cross-entropy.
 
-    A forward pass with labels gives the same loss as before, and None for the logits: not storing them is what saves
-    memory. A forward pass without labels, as in ``generate``, does not change; nor do the model's type and weights.
+    Loss and gradients are those of before. ``outputs.logits`` is a tensor whose numbers are computed if they are looked
+    at, which takes the memory that was saved. Without a gradient to record, as in evaluation and ``generate``, nothing
+    changes.
+
+    Only the class of the output layer changes, to ``LazyHead``. A new output layer, as after
+    ``resize_token_embeddings``, has to be patched again.
 
     Args:
-        model: a base model with one linear layer on top of it, such as LlamaForCausalLM.
+        model: a model of transformers, or a wrapper such as PEFT's, whose output layer is a ``torch.nn.Linear``.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: the model has no linear layer on top of a base model.
-        NotImplementedError: its configuration changes the logits after the linear layer.
+        TypeError: the output layer is absent, or of another class, which may do more than multiply.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not isinstance(head, torch.nn.Linear) or getattr(model, "base_model", model) is model:
-        raise TypeError(f"model must be a base model with a linear layer on top of it, got {type(model).__name__}")
-    for name in _LOGIT_OPTIONS:
-        if getattr(model.config, name, None):
-            raise NotImplementedError(f"{type(model).__name__}: config.{name} changes logits; patch does not know how")
-    if not hasattr(model.forward, "_portaloss"):
-        model.forward = _fused(model, model.forward)
+    head = _head(model)
+    if type(head) is not LazyHead and not _become_lazy(head):
+        found = "none" if head is None else f"one of class {type(head).__module__}.{type(head).__qualname__}"
+        raise TypeError(f"the output layer must be of class torch.nn.Linear; {type(model).__name__} has {found}")
     return model
 
 
 def unpatch(model: Any) -> Any:
     """Undo ``patch``. A model that is not patched is left as it is. Returns the model."""
-    if hasattr(model.forward, "_portaloss"):
-        del model.forward  # the instance's attribute: the class's method becomes visible again
+    for module in model.modules():
+        if type(module) is LazyHead:
+            _set_class(module, torch.nn.Linear)
     return model
 
 
-def _fused(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(forward)
+class patch_all:  # noqa: N801  # called like a function
+    """Patch every model of transformers when it is called next, whoever made it.
 
-    @wraps(forward)  # trainers inspect the signature
-    def fused(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        arguments = {**given.arguments, **given.arguments.pop("kwargs", {})}
-        if arguments.get("labels") is None:
-            return forward(*args, **kwargs)
-        of_the_loss = {name: arguments.pop(name) for name in _OF_THE_LOSS if name in arguments}
-        outputs = model.base_model(**arguments)
-        softcap = getattr(model.config, "final_logit_softcapping", None)
-        loss = _loss(outputs[0], model.get_output_embeddings(), softcap=softcap, **of_the_loss)
-        shared = {name: getattr(outputs, name, None) for name in _SHARED}
-        result = CausalLMOutputWithPast(loss=loss, logits=None, **shared)
-        return result if of_the_loss.get("return_dict") is not False else result.to_tuple()
+    A model that cannot be patched stays as it is. ``unpatch_all()`` undoes it, and so does the end of a with
+    statement::
 
-    fused._portaloss = True  # type: ignore[attr-defined]  # marks the model as patched
-    return fused
+        with patch_all():
+            trainer.train()
+    """
 
+    def __init__(self) -> None:
+        if "__call__" not in PreTrainedModel.__dict__:
+            setattr(PreTrainedModel, "__call__", _patch_and_call)  # noqa: B010  # types forbid to assign a method
 
-#: The fields that the base model's output and this one share; their names changed with transformers 5.
-_SHARED = tuple(name for name in inspect.signature(CausalLMOutputWithPast).parameters if name not in ("loss", "logits"))
+    def __enter__(self) -> None:
+        """Nothing is left to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        """Undo it."""
+        unpatch_all()
 
 
-def _loss(
-    hidden: Tensor,
-    head: torch.nn.Linear,
-    labels: Tensor,
-    num_items_in_batch: Tensor | int | None = None,
-    shift_labels: Tensor | None = None,
-    ignore_index: int = -100,
-    softcap: float | None = None,
-    **others: Any,
-) -> Tensor:
-    """The loss of predicting each token from those before it: the mean, or the sum divided by num_items_in_batch."""
-    del others
-    if shift_labels is None:
-        hidden, shift_labels = hidden[..., :-1, :], labels[..., 1:]
-    loss: Tensor = dispatch.loss(
-        LossKind.FUSED_LINEAR_CROSS_ENTROPY,
-        "mean",
-        {
-            "input": hidden.reshape(-1, hidden.shape[-1]),
-            "linear_weight": head.weight,
-            "target": shift_labels.reshape(-1).to(hidden.device),
-            "linear_bias": head.bias,
-            "normalizer": _as_tensor(num_items_in_batch, hidden),
-        },
-        ignore_index=ignore_index,
-        softcap=softcap or 0.0,
-        dtype="float32" if hidden.element_size() == 2 else None,  # as transformers does
-    )
-    return loss
+def unpatch_all() -> None:
+    """Undo ``patch_all``: the models it patched, and no others, are as they were."""
+    if PreTrainedModel.__dict__.get("__call__") is _patch_and_call:
+        del PreTrainedModel.__call__
+    for head in _patched_by_all:
+        if type(head) is LazyHead:
+            _set_class(head, torch.nn.Linear)
+    _patched_by_all.clear()
 
 
-def _as_tensor(count: Tensor | int | None, like: Tensor) -> Tensor | None:
-    if count is None:
-        return None
-    if isinstance(count, Tensor):
-        return count.to(like.device).reshape(())
-    return like.new_full((), count, dtype=torch.float64)
+#: The output layers that ``patch_all`` has met.
+_patched_by_all: WeakSet[torch.nn.Module] = WeakSet()
 
 
-__all__ = ["patch", "unpatch"]
+def _patch_and_call(model: Any, *args: Any, **kwargs: Any) -> Any:
+    if not torch.compiler.is_compiling():
+        head = _head(model)
+        if head is not None and _become_lazy(head):
+            _patched_by_all.add(head)
+    return torch.nn.Module.__call__(model, *args, **kwargs)
+
+
+def _set_class(module: Any, to: type) -> None:
+    module.__class__ = to
+
+
+def _head(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
+def _become_lazy(head: Any) -> bool:
+    """Make a LazyHead of a plain linear layer; False where it is none."""
+    if type(head) is not torch.nn.Linear:
+        return False
+    watch_optimizers()
+    _set_class(head, LazyHead)
+    return True
+
+
+__all__ = ["patch", "patch_all", "unpatch", "unpatch_all"]
