@@ -115,7 +115,6 @@ def targets(session: nox.Session) -> None:
     session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
-<<<<<<< HEAD
 @nox.session(venv_backend="none")
 def huggingface(session: nox.Session) -> None:
     """Hugging Face models with the patch and without: Trainer, PEFT, and every class by ci/huggingface.py."""
@@ -129,10 +128,7 @@ def huggingface(session: nox.Session) -> None:
     session.run(python, "ci/huggingface.py", *(session.posargs or ["--at-least", "80"]), env=offline)
 
 
-# How it is done
-=======
 # Helpers
->>>>>>> main
 
 
 def machine_torch() -> str | None:
