@@ -78,3 +78,45 @@ def test_adapters_learn(targets, saved, computed):
     assert any("lm_head" in name for name in found[1]) == (targets != "all-linear" or saved is not None)
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
     assert computed() == ("lm_head" in targets)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+@pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}])
+def test_data_parallel(options, one_process, computed):
+    tokens = torch.stack([row["input_ids"] for row in rows()])
+    found = []
+    for model in (build(), patch(build())):
+        parallel = torch.nn.parallel.DistributedDataParallel(model, **options)
+        parallel(input_ids=tokens, labels=tokens).loss.backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    assert (computed() > 0) == bool(options)  # with these, it passes all outputs through C++ at the first step
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_fully_sharded(one_process, computed):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    tokens = torch.stack([row["input_ids"] for row in rows()])
+    losses = []
+    for model in (build(), patch(build())):
+        for module in (*model.model.layers, model):
+            fsdp.fully_shard(module, mesh=mesh)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(3):
+            outputs = model(input_ids=tokens, labels=tokens)
+            outputs.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(outputs.loss.detach()))
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-6)
+    assert computed() == 0
+    with pytest.raises(RuntimeError, match=r"look at them before optimizer\.step"):
+        outputs.logits.sum()

@@ -128,7 +128,7 @@ class LazyLogits(Tensor):
     _source: LazyLogits | None  #: what this is a view of
     _step: Callable[[Tensor], Tensor] | None  #: what the view is made by
     _parent: LazyLogits | None  #: what this is made of
-    _computed: Tensor | None
+    _computed: Any
     _taken: bool  #: whether a loss was computed from the factors
     _hooks: list[Any]
 
@@ -146,12 +146,13 @@ class LazyLogits(Tensor):
                     self._computed = self._product.compute()
                 for hook in self._hooks:
                     self._computed.register_hook(hook)
-        return self._computed
+        result: Tensor = self._computed
+        return result
 
     def _hook_later(self, hook: Any) -> Any:
         self._hooks.append(hook)  # for gradients that flow through the logits once they are computed
         with torch._C.DisableTorchFunctionSubclass():
-            return self.register_hook(hook)  # for those past __torch_function__
+            return Tensor.register_hook(self, hook)  # type: ignore[no-untyped-call]  # for those past __torch_function__
 
     def derive(self, step: Callable[[Tensor], Tensor], rows: Tensor, **changes: Any) -> LazyLogits | None:
         """Lazy logits after a step; ``changes`` are of the attributes. None where the step touches more than rows."""
@@ -197,8 +198,8 @@ def lazy_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _call(func: Any, args: Any, kwargs: Any) -> Any:
-    first = args[0] if args and isinstance(args[0], LazyLogits) else None
-    lazy = first is not None and not first.is_computed()
+    first: Any = args[0] if args else None
+    lazy = isinstance(first, LazyLogits) and not first.is_computed()
     if (lazy and func in _KNOWN) or func is Tensor.__hash__:
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
