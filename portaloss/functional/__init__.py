@@ -29,5 +29,5 @@ __all__ += regression.__all__
 __all__ += rowwise.__all__
 __all__ += sequence.__all__
 
-if "torch" in sys.modules:
+if getattr(sys.modules.get("torch"), "nn", None) is not None:
     import portaloss.pytorch  # noqa: F401  # before somebody puts these functions in the place of PyTorch's
