@@ -2,7 +2,7 @@
 
 Arguments after ``--`` are passed on to the command: ``nox -s tests -- -k huber``.
 
-torch is large, so parity, tests, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
+torch is large, so parity, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
 when it is first needed, and updated when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
@@ -46,6 +46,14 @@ def tests(session: nox.Session) -> None:
     extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
     session.run(python, "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Random calls of every loss, right and wrong ones: pytest tests/fuzz --examples 1000, or another number."""
+    extras = "-e", ".[all]"
+    python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
+    session.run(python, "-m", "pytest", "tests/fuzz", *(session.posargs or ["--examples", "1000"]))
 
 
 @nox.session(reuse_venv=True)
@@ -107,7 +115,6 @@ def targets(session: nox.Session) -> None:
     session.run(python, "-m", "portaloss", "targets", *(session.posargs or ["--json", "targets.json"]))
 
 
-<<<<<<< HEAD
 @nox.session(venv_backend="none")
 def huggingface(session: nox.Session) -> None:
     """Hugging Face models with the patch and without: Trainer, PEFT, and every class by ci/huggingface.py."""
@@ -121,10 +128,7 @@ def huggingface(session: nox.Session) -> None:
     session.run(python, "ci/huggingface.py", *(session.posargs or ["--at-least", "80"]), env=offline)
 
 
-# How it is done
-=======
 # Helpers
->>>>>>> main
 
 
 def machine_torch() -> str | None:

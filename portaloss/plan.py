@@ -117,6 +117,11 @@ def check_option(loss: Loss, option: Option, value: Any) -> None:
         raise TypeError(f"{loss.function}: {option.name} must be an int, got {value!r}")
     if option.type is float and (is_bool or not isinstance(value, numbers.Real)):
         raise TypeError(f"{loss.function}: {option.name} must be a number, got {value!r}")
+    if option.type is float:
+        try:
+            float(value)
+        except OverflowError:
+            raise ValueError(f"{loss.function}: {option.name} must fit a float64, got {value!r}") from None
     if option.limit is not None and not option.limit.holds(value):
         raise option.limit.error(option.limit.text.format(value))
 
@@ -142,11 +147,11 @@ def result_dtype(loss: Loss, operands: Mapping[str, Any]) -> str:
             if operand.floating:
                 raise RuntimeError(f"input must be of a floating dtype for {loss.function}, got {dtype_name(value)}")
             continue
-        if not operand.decides:
-            continue
         name = dtype_name(value)
         if name not in RANK:
             raise NotImplementedError(f"{operand.name} is of dtype {name}; not implemented beyond {', '.join(DTYPES)}")
+        if not operand.decides:
+            continue
         if result is None or RANK[name] > RANK[result]:
             result = name
         elif name != result and RANK[name] == RANK[result]:

@@ -47,7 +47,7 @@ def sum_rows(array: Array) -> Array:
         if not whole:
             few: Array = np.einsum("ij->i", array)
             return few[:, None]
-        runs = np.einsum("ijk->ij", array[:, :whole].reshape(count, -1, _RUN))
+        runs = np.einsum("ijk->ij", array[:, :whole].reshape(count, whole // _RUN, _RUN))
         sums: Array = np.add.reduce(runs, axis=1, keepdims=True, dtype=np.float64)
         if whole < classes:
             sums += np.einsum("ij->i", array[:, whole:])[:, None]

@@ -27,7 +27,7 @@ RECIPES = {
         """,
     ),
     "focal": (
-        "tests/focal_loss.md",
+        "tests/focal_loss.txt",
         """
         x = torch.tensor([[0.5, -3.0, 1.0]], dtype=torch.float64, requires_grad=True)
         loss = nn.FocalLoss()(x, torch.tensor([2]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from portaloss.backends.cpu import linear_cross_entropy as engine
-from portaloss.backends.cpu.threads import get_num_threads, set_num_threads
+from portaloss.backends.cpu.threads import set_num_threads, use_num_threads
 from portaloss.backends.poison import poisoned
 from portaloss.reference.fused_linear_cross_entropy import fused_linear_cross_entropy
 
@@ -25,9 +25,8 @@ LINEAR = ("input", "linear_weight", "linear_bias")
 @pytest.fixture
 def threads():
     """A function that sets the number of threads, until the test is over."""
-    before = get_num_threads()
-    yield set_num_threads
-    set_num_threads(before)
+    with use_num_threads(None):
+        yield set_num_threads
 
 
 def draw(rng, rows, features, classes, dtype, *, positions=(), soft=False, bias=True, weight=True):

@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-import portaloss
 from portaloss import functional
 from portaloss.backends.cpu import sums, tiles
+from portaloss.backends.cpu.threads import use_num_threads
 from portaloss.backends.cpu.tiles import Pass, merge_axes
+from portaloss.engine import select
+from portaloss.kinds import LossKind
 from portaloss.reference.lazy import LazyProduct, LazySum
 
 FLOAT64 = np.dtype(np.float64)
@@ -108,6 +110,13 @@ def test_every_element_is_visited_once(shape):
     assert total == a.size * (a.size - 1) / 2  # whole numbers below 2^53: exact in any order
 
 
+def test_a_gradient_that_is_a_sum_of_no_items_is_zero_in_a_mean_too():
+    """The mean of none is nan, and so is each item's derivative: but there is none."""
+    weight, x = np.ones(3, np.float32), np.zeros((0, 3), np.float32)
+    plan = select(LossKind.MULTILABEL_SOFT_MARGIN, dtype="float32", reduction="mean")
+    assert (plan.backward(1.0, x, x, weight)["weight"] == 0.0).all()
+
+
 def test_empty_operands_have_sum_zero_and_zero_gradients():
     gradient = np.full((1, 3), np.nan)
     total = Pass(weighted, {"a": np.ones((0, 3)), "b": np.ones((1, 3))}, {}, FLOAT64, gradients={"b": gradient}).run()
@@ -121,15 +130,11 @@ def test_the_same_bits_on_any_number_of_threads(shape_b):
     a = rng.standard_normal((300, 1000)).astype(np.float32)
     b = rng.standard_normal(shape_b).astype(np.float32)
     results = []
-    before = portaloss.get_num_threads()
-    try:
-        for count, _ in itertools.product((1, 2, 5), range(3)):
-            portaloss.set_num_threads(count)
-            gradients = {"a": np.empty_like(a), "b": np.empty_like(b)}
+    for count, _ in itertools.product((1, 2, 5), range(3)):
+        gradients = {"a": np.empty_like(a), "b": np.empty_like(b)}
+        with use_num_threads(count):
             total = Pass(weighted, {"a": a, "b": b}, {}, np.dtype(np.float32), gradients=gradients).run()
-            results.append((total, gradients["a"].tobytes(), gradients["b"].tobytes()))
-    finally:
-        portaloss.set_num_threads(before)
+        results.append((total, gradients["a"].tobytes(), gradients["b"].tobytes()))
     assert len(set(results)) == 1
 
 

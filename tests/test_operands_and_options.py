@@ -57,6 +57,17 @@ def test_what_is_no_number_is_refused_by_name(dtype):
         P.mse_loss(X, np.zeros((2, 2), dtype))
 
 
+def test_float16_beside_bfloat16():
+    narrow = [np.ones((2, 3), dtype) for dtype in (np.float16, ml_dtypes.bfloat16)]
+    assert P.cosine_embedding_loss(*narrow, np.ones(2)).dtype == np.float32
+
+
+@pytest.mark.parametrize("function", [P.huber_loss, P.mse_loss, P.hinge_embedding_loss])
+def test_floats_of_8_bits_are_refused_by_name(function):
+    with pytest.raises(NotImplementedError, match="target is of dtype float8_e4m3fn"):
+        function(torch.ones(2), torch.ones(2).to(torch.float8_e4m3fn))
+
+
 def test_a_missing_operand_is_named():
     with pytest.raises(TypeError, match="input must be a NumPy array or a torch tensor, got None"):
         P.mse_loss(None, X)
@@ -119,7 +130,32 @@ def test_what_is_no_option_is_refused_by_name(wrong):
         P.cross_entropy(LOGITS, TARGET, ignore_index=wrong)
 
 
+def test_an_option_beyond_float64_is_named():
+    with pytest.raises(ValueError, match="beta must fit a float64"):
+        P.smooth_l1_loss(X, X, beta=10**400)
+
+
 # Numbers at the edge
+
+
+@pytest.mark.parametrize("shape", [(0, 128), (0, 300), (2, 128, 0)])
+def test_no_rows_of_many_classes(shape):
+    target = np.zeros((shape[0], *shape[2:]), np.int64)
+    assert P.cross_entropy(np.ones(shape), target, reduction="sum") == 0.0
+    assert np.isnan(P.cross_entropy(np.ones(shape), target))
+
+
+def test_a_variance_of_integers():
+    assert P.gaussian_nll_loss(X, X + 2, np.full((2, 2), 4)) == P.gaussian_nll_loss(X, X + 2, np.full((2, 2), 4.0))
+    with pytest.raises(ValueError, match="var has negative"):
+        P.gaussian_nll_loss(X, X, np.full((2, 2), -1))
+
+
+def test_no_features_have_no_largest():
+    nothing = np.zeros((2, 0))
+    assert P.triplet_margin_loss(nothing, nothing, nothing) == 1.0
+    with pytest.raises(RuntimeError, match="anchor and the others have no features"):
+        P.triplet_margin_loss(nothing, nothing, nothing, p=np.inf)
 
 
 def test_a_class_of_infinite_weight_costs_inf_unless_it_is_certain():

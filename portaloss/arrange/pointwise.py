@@ -136,14 +136,14 @@ def are_probabilities(operands: Operands) -> bool:
 
 def is_variance(operands: Operands) -> bool:
     """Whether one quick look shows that the variance of ``gaussian_nll`` is not negative. False leaves it open."""
-    return is_from_0_to(operands["var"], float("inf"))
+    return is_floating(operands["var"]) and is_from_0_to(operands["var"], float("inf"))
 
 
 def check_variance(options: Options, operands: Operands) -> None:
     """Check that the variance of ``gaussian_nll`` is not negative."""
     del options
     var = distinct(operands["var"])
-    if not is_from_0_to(var, float("inf")) and (var < 0).any():
+    if not is_variance({"var": var}) and (var < 0).any():
         raise ValueError("var has negative entry/entries")
 
 

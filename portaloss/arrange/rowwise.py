@@ -5,6 +5,8 @@ The other forms are unbatched, K-dimensional, and with the features last.
 
 from __future__ import annotations
 
+from math import isinf
+
 from portaloss.arrange.views import (
     Arrangement,
     Layout,
@@ -82,7 +84,8 @@ def _require_class_targets(input: Spec, target: Spec) -> None:
         raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {target.size}")
     if input.ndim == 4 and target.ndim != 3:
         raise RuntimeError(
-            f"only batches of spatial targets supported (3D tensors) but got targets of dimension: {target.ndim}"
+            "only batches of spatial targets supported (3D tensors) but got targets of dimension: "
+            f"{target.ndim}: target must have an axis less than input"
         )
     if input.ndim == 4 and target.shape != expected:
         raise RuntimeError(f"size mismatch (got input: {list(input.shape)} , target: {list(target.shape)})")
@@ -205,7 +208,8 @@ def check_class_set(options: Options, operands: Operands) -> None:
 def _require_scores(input: Spec) -> None:
     if input.ndim > 2 or (input.ndim and input.shape[-1] == 0):
         raise RuntimeError(
-            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(input.shape)}"
+            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(input.shape)} for "
+            "input"
         )
 
 
@@ -233,8 +237,13 @@ def multilabel_soft_margin(options: Options, operands: Specs) -> Layout:
 
 def triplet_margin(options: Options, operands: Specs) -> Layout:
     """Anchor, positive and negative."""
-    del options
-    return _features(operands, triplet_shape(operands["anchor"], operands["positive"], operands["negative"]))
+    full = triplet_shape(operands["anchor"], operands["positive"], operands["negative"])
+    if full and full[-1] == 0 and isinf(options["p"]):
+        raise RuntimeError(
+            f"linalg.vector_norm cannot compute the {options['p']} norm on the dimension {len(full) - 1}because this "
+            "dimension is empty and the operation does not have an identity: anchor and the others have no features"
+        )
+    return _features(operands, full)
 
 
 def triplet_shape(anchor: Spec, positive: Spec, negative: Spec) -> Shape:

@@ -53,7 +53,7 @@ def _flat(array: Any) -> Any:
 
 
 def _require_labels(targets: Spec, batch: int, *, unbatched: bool) -> None:
-    if targets.ndim == 2 or unbatched:
+    if targets.ndim == 2 or (unbatched and targets.ndim == 1):
         rows = targets.shape[0] if targets.ndim == 2 else 1
         if rows != batch:
             raise RuntimeError(f"Expected tensor to have size {batch} at dimension 0, but got size {rows} {_TARGETS}")

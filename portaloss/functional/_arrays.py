@@ -77,7 +77,10 @@ def in_dtype_of(loss: Any, *operands: Any) -> Any:
             return loss  # autocast has chosen the dtype
         dtype = functools.reduce(torch.promote_types, (operand.dtype for operand in operands))
         return loss if loss.dtype == dtype else loss.to(dtype)
-    dtype = np.result_type(*(operand.dtype for operand in operands))
+    try:
+        dtype = np.result_type(*(operand.dtype for operand in operands))
+    except TypeError:  # float16 and bfloat16: NumPy does not know that together they give float32
+        dtype = np.dtype(np.float32)
     if loss.dtype == dtype or gradients.active() is not None:  # value_and_grad needs this very object
         return loss
     with np.errstate(over="ignore"):

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-import portaloss
+from portaloss.backends.cpu.threads import use_num_threads
 
 _COUNTS = pytest.StashKey[Counter]()
 _HERE = "tests/torch_conformance/"
@@ -22,12 +22,11 @@ def _seeded():
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
     """Thousands of tiny calls: on a busy machine, threads that wait for one another make them ten times slower."""
-    before = torch.get_num_threads(), portaloss.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    portaloss.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    portaloss.set_num_threads(before[1])
+    with use_num_threads(1):
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ class Blas:
                 narrow_into(values[rows], out[rows])
 
         size = max(1, tile * len(values) // max(1, values.size))
-        parallel(part, -(-len(values) // size))
+        parallel(part, -(-len(values) // size), tensors=self._tensors)
 
 
 class TorchBlas(Blas):

@@ -171,7 +171,9 @@ class Pass:
                     factor = scale  # applied after the sum, in float64
                 else:
                     derivative = derivative * scale
-                partials[name] = sum_to(np.broadcast_to(derivative, shape), out.shape) * factor
+                added = sum_to(np.broadcast_to(derivative, shape), out.shape)
+                # a sum of no items is 0, even where a mean of none makes the factor inf
+                partials[name] = added * factor if prod(shape) else added
             elif out.dtype == math:
                 np.multiply(derivative, scale, out=out)
             else:
