@@ -12,15 +12,16 @@ from portaloss.bench.cases import Case, Spec, draw, shape_of
 from portaloss.kinds import LossKind
 
 #: The names, in the order in which they are shown.
-NAMES = ("portaloss", "arrays", "eager", "compile", "liger")
+NAMES = ("portaloss", "arrays", "compiled", "eager", "compile", "liger")
 
 #: The contenders that are portaloss: their results must be right.
-OURS = ("portaloss", "arrays")
+OURS = ("portaloss", "arrays", "compiled")
 
 #: What a name stands for.
 MEANINGS = {
     "portaloss": "portaloss on tensors",
     "arrays": "portaloss.value_and_grad on NumPy arrays",
+    "compiled": "portaloss through torch.compile",
     "eager": "PyTorch eager",
     "compile": "torch.compile",
     "liger": "liger-kernel",
@@ -63,8 +64,8 @@ def prepare(name: str, case: Case) -> Contender:
         # it overwrites its input with the gradients
         cloned = {key: value.clone() for key, value in case.operands.items()}
         return on_tensors(replace(case, operands=cloned), _liger(case.spec.kind))
-    loss, note = eager(case.spec)
-    if name == "compile":
+    loss, note = (_portaloss(case), "") if name == "compiled" else eager(case.spec)
+    if name in ("compile", "compiled"):
         import torch
 
         torch.compiler.reset()  # drop what was compiled for other cases
