@@ -1,7 +1,7 @@
 """One entry a kind. SKUs, samples, tables in the docs, checks and the parity matrix all derive from these entries.
 
 An entry says what a loss takes, how its operands are arranged and checked, what it divides a mean by, and what PyTorch
-knows of it. It holds no math: that is in ``reference/``.
+knows of it. It holds no math: that is in ``reference/``. The file is long because every loss has its entry here.
 """
 
 from __future__ import annotations

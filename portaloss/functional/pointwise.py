@@ -1,4 +1,7 @@
-"""Pointwise losses of probabilities, likelihoods and margins; losses of an error are in ``regression``."""
+"""Pointwise losses of probabilities, likelihoods and margins; losses of an error are in ``regression``.
+
+The file is long because most of it is public documentation.
+"""
 
 from __future__ import annotations
 

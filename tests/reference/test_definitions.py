@@ -1,4 +1,7 @@
-"""Each chapter's fast code against its definition, in mpmath; and the definition against PyTorch's autograd."""
+"""Each chapter's fast code against its definition, in mpmath; and the definition against PyTorch's autograd.
+
+The file is long because one test of all kinds takes the place of a test for each.
+"""
 
 from __future__ import annotations
 

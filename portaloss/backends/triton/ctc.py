@@ -1,5 +1,7 @@
 """CTC: a program walks along one sample's labels, step by step; two more kernels compute the gradient from two walks.
 
+The file is long because the three kernels share one arithmetic.
+
 ``reference/ctc.py`` has the derivation. β is computed as α is, with labels and time reversed, so one kernel computes
 both, side by side. A number is a pair (m, e) that means m 2^e, two float64 with 1 <= m < 2 and e whole. A step consists
 of three exact shifts, two additions and a product, without a logarithm; nothing underflows, and the error does not
