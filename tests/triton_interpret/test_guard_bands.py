@@ -2,8 +2,8 @@
 
 Every tensor that a kernel is launched with is replaced by a copy inside a larger allocation, full of a sentinel: before
 and after it, and in the gaps between the elements of a strided view. Each address that the interpreter loads from or
-stores to must be that of an element, and the sentinels must be there afterwards. Results are compared with the CPU's. The
-file is long because all kinds share the watch on addresses.
+stores to must be that of an element, and the sentinels must be there afterwards. Results are compared with the CPU's.
+The file is long because all kinds share the watch on addresses.
 """
 
 from __future__ import annotations
