@@ -15,7 +15,7 @@ from portaloss.usage import FAILED, PASSED, UsageError
 
 #: ``cases.SIZES``, and ``contenders.NAMES`` without the first: copies, so that parsing does not load those modules.
 _SIZES = ("tiny", "cache", "large", "huge")
-_OTHERS = ("arrays", "compiled", "eager", "compile", "liger")
+_OTHERS = ("arrays", "eager", "compiled", "compile", "liger")
 
 
 def add(commands: Any) -> None:

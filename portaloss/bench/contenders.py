@@ -12,7 +12,7 @@ from portaloss.bench.cases import Case, Spec, draw, shape_of
 from portaloss.kinds import LossKind
 
 #: The names, in the order in which they are shown.
-NAMES = ("portaloss", "arrays", "compiled", "eager", "compile", "liger")
+NAMES = ("portaloss", "arrays", "eager", "compiled", "compile", "liger")
 
 #: The contenders that are portaloss: their results must be right.
 OURS = ("portaloss", "arrays", "compiled")
@@ -21,8 +21,8 @@ OURS = ("portaloss", "arrays", "compiled")
 MEANINGS = {
     "portaloss": "portaloss on tensors",
     "arrays": "portaloss.value_and_grad on NumPy arrays",
-    "compiled": "portaloss through torch.compile",
     "eager": "PyTorch eager",
+    "compiled": "portaloss through torch.compile",
     "compile": "torch.compile",
     "liger": "liger-kernel",
 }

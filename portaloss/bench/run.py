@@ -116,7 +116,7 @@ def _memory(case: Case, there: dict[str, Contender], settings: Settings) -> dict
             for name, one in there.items()
         }
     # each process would compile the loss again
-    names = [name for name in there if name != "compile"]
+    names = [name for name in there if name not in ("compile", "compiled")]
     if case.operand_bytes < memory.LEAST_BYTES:
         return {}
     return {name: memory.peak_extra(case.spec, name, settings.threads) for name in names}

@@ -41,7 +41,7 @@ def test_operands(kind, dtype):
 def test_right_results_pass_and_wrong_ones_fail(kind, dtype):
     case = draw(tiny(kind, dtype))
     right = check.truth(case)
-    for name in contenders.OURS:
+    for name in ("portaloss", "arrays"):  # to compile each would take minutes; test_torch_features compiles every kind
         value, gradients = contenders.prepare(name, case).forward_backward()
         relative, problem = check.error(case, (value, gradients), right)
         assert not problem
