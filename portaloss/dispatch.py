@@ -100,26 +100,8 @@ def _prepared(
     options: Mapping[str, Any],
 ) -> tuple[Prepared, dict[str, Any]]:
     """The call, prepared, and its operands: libraries, dtypes, devices and shapes decide that, and not their values."""
-    key: Hashable = None
-    torch = sys.modules.get("torch")
-    try:
-        if torch is not None and torch._C._get_tracing_state() is not None:
-            raise TypeError("the sizes that torch.jit.trace sees are tensors")
-        key = (
-            kind,
-            reduction,
-            type(reduction),  # 1 equals LossReduction.MEAN, but is not accepted for it
-            dtype,
-            *options.items(),
-            *[type(value) for value in options.values()],  # True equals 1.0, but is not accepted for it
-            *[
-                (name, type(value), value.dtype, value.shape, getattr(value, "device", None))
-                for name, value in given.items()
-            ],
-        )
-        prepared = _calls.get(key)
-    except (AttributeError, TypeError):
-        prepared = key = None  # an operand that is no array, or a value that cannot be hashed
+    key = _key(kind, reduction, given, dtype, options)
+    prepared = None if key is None else _calls.get(key)
     if prepared is not None:
         return prepared, given
     for operand in LOSSES[kind].operands:
@@ -142,6 +124,36 @@ def _prepared(
             _calls.clear()
         _calls[key] = prepared
     return prepared, given
+
+
+def _key(
+    kind: LossKind,
+    reduction: str | LossReduction,
+    given: Mapping[str, Any],
+    dtype: str | None,
+    options: Mapping[str, Any],
+) -> Hashable:
+    """All that decides how a call is prepared; None for a call that is not kept."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch._C._get_tracing_state() is not None:
+        return None  # the sizes that torch.jit.trace sees are tensors
+    try:
+        key = (
+            kind,
+            reduction,
+            type(reduction),  # 1 equals LossReduction.MEAN, but is not accepted for it
+            dtype,
+            *options.items(),
+            *[type(value) for value in options.values()],  # True equals 1.0, but is not accepted for it
+            *[
+                (name, type(value), value.dtype, value.shape, getattr(value, "device", None))
+                for name, value in given.items()
+            ],
+        )
+        hash(key)
+    except (AttributeError, TypeError):
+        return None  # an operand that is no array, or a value that cannot be hashed
+    return key
 
 
 def _length_to_array(given: dict[str, Any], name: str) -> None:

@@ -62,7 +62,7 @@ def test_the_recipe(kind, tmp_path):
         if place != "In":
             path.write_text(before + text, encoding="utf-8")
             continue
-        assert before.count(f"\n{line}\n") == 1, f"{name} has not one line {line!r}"
+        assert before.count(f"\n{line}\n") == 1, f"{name} must have exactly one line {line!r}"
         path.write_text(before.replace(f"\n{line}\n", f"\n{line}\n{text}"), encoding="utf-8")
 
     def run(*arguments: str) -> str:
