@@ -1,0 +1,15 @@
+"""Runs the kernels that Triton compiles for GPUs, instruction by instruction, on the CPU: no GPU is needed.
+
+All threads of some blocks are lanes of NumPy arrays. The parts:
+
+- ``driver``: a Triton driver: ordinary ``kernel[grid](...)`` calls on CPU tensors are compiled for a chip and emulated
+- ``ptx``: NVIDIA's PTX: parser and executor
+- ``amd``: AMD's assembly: parser and executor
+- ``launch``: a launch, and the loop over its blocks
+- ``memory``, ``races``: global and shared memory, and the checks on every access
+- ``arithmetic``: fused products, roundings and conversions, bit for bit
+- ``models``: what approximate instructions may return
+- ``errors``: what the checks raise
+
+Nothing here knows of losses.
+"""

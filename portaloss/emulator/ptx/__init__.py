@@ -1,0 +1,1 @@
+"""NVIDIA's PTX: a parser and an executor."""
