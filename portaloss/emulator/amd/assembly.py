@@ -129,8 +129,7 @@ def parse(text: str) -> Program:
 
 
 def _arguments(text: str) -> list[Argument]:
-    block = re.search(r"^\s+\.args:\s*\n((?:\s+(?:- )?\s*\.(?:address_space|offset|size|value_kind|access|actual_access|"
-                      r"is_const|name|type_name|value_type|pointee_align|is_restrict|is_volatile):.*\n)*)", text, re.M)  # fmt: skip
+    block = re.search(r"^[ -]+\.args:\s*\n((?: {6}.*\n)*)", text, re.M)  # the list is indented by six spaces
     found: list[Argument] = []
     for item in re.split(r"^\s+- ", block[1], flags=re.M)[1:] if block else []:
         keys = dict(re.findall(r"\.(\w+):\s+(\S+)", item))
