@@ -74,7 +74,7 @@ def scale(chosen: Any, denominator: Any, numerator: Any, form: Format) -> tuple[
         np.full_like(chosen, nan),
         np.where(is_denominator, up, chosen),
         up,
-        np.where(is_denominator, up, chosen),
+        np.where(is_denominator, down, chosen),  # the only choice that keeps both in range
         down,
         np.where(is_numerator, up, chosen),
         up,
@@ -116,10 +116,11 @@ def fix(quotient: Any, denominator: Any, numerator: Any, form: Format) -> Any:
         (d == 0) | np.isinf(n),
         np.isinf(d) | (n == 0),
         apart < form.below,
+        np.isnan(quotient),  # the quotient overflowed on the way: infinity minus infinity
     ]
     zero = np.where(negative, dtype(-0.0), dtype(0))
     infinity = np.where(negative, dtype(-np.inf), dtype(np.inf))
-    results = [n, d, np.full_like(quotient, np.nan), infinity, zero, zero]
+    results = [n, d, np.full_like(quotient, np.nan), infinity, zero, zero, infinity]
     size = np.abs(quotient)
     return np.select(cases, results, np.where(negative, -size, size))
 

@@ -39,7 +39,7 @@ class Executor:
 
     def run(self, batch: Batch) -> None:
         """Run the program in all lanes of a batch, to its end."""
-        self._schedule(self._waves(batch))
+        self.execute(self._waves(batch))
 
     def _waves(self, batch: Batch) -> Waves:
         """The waves as the hardware starts them: arguments' address, block index and thread number in registers."""
@@ -77,7 +77,8 @@ class Executor:
                 scalars[:, place] = index
                 place += 1
 
-    def _schedule(self, waves: Waves) -> None:
+    def execute(self, waves: Waves) -> None:
+        """Run waves whose registers are set, to their end."""
         states: list[State] = [NOTHING]
         number: dict[State, int] = {NOTHING: 0}
         of_wave = np.zeros(waves.count, np.int64)
