@@ -41,8 +41,7 @@ amdhsa.kernels:
 def text(code: str, arch: str = "gfx942", pointers: int = 0, denormals: int = 3) -> str:
     """The assembly of a kernel of some instructions, with pointers as arguments."""
     arguments = "\n".join(
-        f"      - .address_space: global\n        .offset: {8 * k}\n        .size: 8\n        .value_kind: global_buffer"
-        for k in range(pointers)
+        f"      - .offset: {8 * k}\n        .size: 8\n        .value_kind: global_buffer" for k in range(pointers)
     )
     more = "\t\t.amdhsa_wavefront_size32 1" if arch in RDNA else ""
     return TEXT.format(

@@ -24,7 +24,7 @@ def test_quads() -> None:
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("amount", [1, 2, 4, 8])
 def test_shifts_within_rows(amount: int, zero: bool) -> None:
-    inside = LANE % 16 >= amount
+    inside = amount <= LANE % 16
     edge = 0 if zero else LANE
     bound = " bound_ctrl:1" if zero else ""
     result = moved(f"row_shr:{amount} row_mask:0xf bank_mask:0xf{bound}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from .amd_machine import launch
 from portaloss.emulator.errors import (
     BarrierError,
     OutOfBoundsError,
@@ -14,6 +13,8 @@ from portaloss.emulator.errors import (
     UnwrittenError,
     WaitError,
 )
+
+from .amd_machine import launch
 
 COPY = """
     s_load_dwordx4 s[4:7], s[0:1], 0x0
@@ -33,7 +34,9 @@ def test_a_copy_and_its_faults() -> None:
         launch(COPY.replace("s_waitcnt vmcnt(0)", "s_waitcnt vmcnt(1)"), [x, y])
     with pytest.raises(WaitError, match=r"s4, s5 is under way"):
         launch(COPY.replace("s_waitcnt lgkmcnt(0)", ""), [x, y])
-    with pytest.raises(OutOfBoundsError, match=r"thread 63: 4 bytes .* lie outside of every tensor, 252 bytes after .* 0"):
+    with pytest.raises(
+        OutOfBoundsError, match=r"thread 63: 4 bytes .* lie outside of every tensor, 252 bytes after .* 0"
+    ):
         launch(COPY, [x[:63], y])
     with pytest.raises(OutOfBoundsError, match=r"of tensor 1, which has 252 bytes"):
         launch(COPY, [x, y[:63]])

@@ -55,7 +55,9 @@ def test_carries_and_shifts_of_64_bits() -> None:
     waves = execute("s_add_u32 s8, s4, s6\ns_addc_u32 s9, s5, s7\ns_lshl_b64 s[10:11], s[4:5], 9", {}, given)
     assert waves.scalar["u64"][0, 4] == (x + y) % 2**64
     assert waves.scalar["u64"][0, 5] == (x << 9) % 2**64
-    waves = execute("s_add_nc_u64 s[8:9], s[4:5], s[6:7]\ns_mul_u64 s[10:11], s[4:5], s[6:7]", {}, given, arch="gfx1201")
+    waves = execute(
+        "s_add_nc_u64 s[8:9], s[4:5], s[6:7]\ns_mul_u64 s[10:11], s[4:5], s[6:7]", {}, given, arch="gfx1201"
+    )
     assert waves.scalar["u64"][0, 4] == (x + y) % 2**64
     assert waves.scalar["u64"][0, 5] == (x * y) % 2**64
 

@@ -13,7 +13,8 @@ RNG = np.random.default_rng(0)
 LANES = 256
 
 SPECIAL32 = np.array(
-    [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, 1.5, 2.5, -0.5], np.float32
+    [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, 1.5, 2.5, -0.5],
+    np.float32,
 )
 SPECIAL64 = np.array(
     [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 5e-324, -5e-324, 2.2e-308, 1.7e308, 1.5, 2.5, -0.5], np.float64
@@ -53,7 +54,9 @@ def same(result: Any, expected: Any) -> None:
 
 def python(function: Any) -> Any:
     """A function of Python integers, applied to each lane."""
-    return lambda *arrays: np.array([function(*map(int, row)) & 0xFFFFFFFF for row in zip(*arrays, strict=True)], np.uint32)
+    return lambda *arrays: np.array(
+        [function(*map(int, row)) & 0xFFFFFFFF for row in zip(*arrays, strict=True)], np.uint32
+    )
 
 
 def signed(x: int, bits: int = 32) -> int:
@@ -253,6 +256,10 @@ def test_a_16_bit_result_keeps_the_other_half_on_rdna_only() -> None:
         assert result[0] == upper << 16 | 0x3E00
 
 
+def truncated(x: Any, low: int, high: int) -> Any:
+    return np.clip(np.nan_to_num(np.trunc(x.astype(np.float64)), posinf=2e10, neginf=-2e10), low, high)
+
+
 CONVERSIONS: dict[str, tuple[Any, Any, Any]] = {
     "v_cvt_f64_f32_e32 v[4:5], v2": (np.float32, np.float64, lambda x: x.astype(np.float64)),
     "v_cvt_f32_f64_e32 v4, v[2:3]": (np.float64, np.float32, lambda x: x.astype(np.float32)),
@@ -260,11 +267,11 @@ CONVERSIONS: dict[str, tuple[Any, Any, Any]] = {
     "v_cvt_f32_u32_e32 v4, v2": (np.uint32, np.float32, lambda x: x.astype(np.float64).astype(np.float32)),
     "v_cvt_f64_u32_e32 v[4:5], v2": (np.uint32, np.float64, lambda x: x.astype(np.float64)),
     "v_cvt_i32_f32_e32 v4, v2": (
-        np.float32, np.int32, lambda x: np.clip(np.nan_to_num(np.trunc(x.astype(np.float64)), posinf=2e10, neginf=-2e10), -(2**31), 2**31 - 1)),
+        np.float32, np.int32, lambda x: truncated(x, -(2**31), 2**31 - 1)),
     "v_cvt_u32_f32_e32 v4, v2": (
-        np.float32, np.uint32, lambda x: np.clip(np.nan_to_num(np.trunc(x.astype(np.float64)), posinf=2e10), 0, 2**32 - 1)),
+        np.float32, np.uint32, lambda x: truncated(x, 0, 2**32 - 1)),
     "v_cvt_i32_f64_e32 v4, v[2:3]": (
-        np.float64, np.int32, lambda x: np.clip(np.nan_to_num(np.trunc(x), posinf=2e10, neginf=-2e10), -(2**31), 2**31 - 1)),
+        np.float64, np.int32, lambda x: truncated(x, -(2**31), 2**31 - 1)),
 }  # fmt: skip
 
 
@@ -276,7 +283,9 @@ def test_conversions_round_to_nearest_and_saturate(code: str) -> None:
         same(vector(execute(code, {2: x}), 4, result), expected(x))
 
 
-@pytest.mark.parametrize("name", ["lt", "eq", "le", "gt", "lg", "ge", "o", "u", "nge", "nlg", "ngt", "nle", "neq", "nlt"])
+@pytest.mark.parametrize(
+    "name", ["lt", "eq", "le", "gt", "lg", "ge", "o", "u", "nge", "nlg", "ngt", "nle", "neq", "nlt"]
+)
 def test_comparisons_of_nan(name: str) -> None:
     a, b = floats(np.float32), shuffled(floats(np.float32))
     a[100:110], b[95:105] = np.nan, np.nan
@@ -297,7 +306,9 @@ def test_classes_of_floats() -> None:
 
 
 def test_pairs_read_before_either_writes() -> None:
-    waves = execute("v_dual_mov_b32 v1, v2 :: v_dual_mov_b32 v2, v1", {1: np.uint32(10), 2: np.uint32(20)}, arch="gfx1100")
+    waves = execute(
+        "v_dual_mov_b32 v1, v2 :: v_dual_mov_b32 v2, v1", {1: np.uint32(10), 2: np.uint32(20)}, arch="gfx1100"
+    )
     assert vector(waves, 1)[0] == 20
     assert vector(waves, 2)[0] == 10
 

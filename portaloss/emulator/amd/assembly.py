@@ -1,8 +1,8 @@
 """Reads the AMD assembly text that Triton emits: instructions, labels, source lines and the kernel's descriptor.
 
 One instruction is one line: a mnemonic, operands separated by commas, and modifiers separated by spaces. Some modifiers
-are single words (``offen``), others have values (``offset:16``, ``quad_perm:[1,0,3,2]``). RDNA pairs two instructions in
-one line with ``::``; here they are an instruction with a second one in ``pair``.
+are single words (``offen``), others have values (``offset:16``, ``quad_perm:[1,0,3,2]``). RDNA pairs two instructions
+in one line with ``::``; here they are an instruction with a second one in ``pair``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def parse(text: str) -> Program:
     arch = re.search(r'\.amdgcn_target\s+"[^"]*--(gfx\w+)', text)
     kernel = re.search(r"^\s*\.amdhsa_kernel\s+(\S+)", text, re.M)
     if arch is None or kernel is None:
-        raise UnknownInstructionError("this is no AMD assembly of one kernel: .amdgcn_target or .amdhsa_kernel is missing")
+        raise UnknownInstructionError(
+            "this is no AMD assembly of one kernel: .amdgcn_target or .amdhsa_kernel is missing"
+        )
     descriptor = {name: int(value, 0) for name, value in re.findall(r"^\s*\.amdhsa_(\w+)\s+(\w+)\s*$", text, re.M)
                   if re.fullmatch(r"\d+|0x[0-9a-f]+", value)}  # fmt: skip
     program = Program(kernel[1], arch[1], [], {}, descriptor, _arguments(text))
@@ -172,7 +174,9 @@ def _split(rest: str) -> tuple[list[str], dict[str, str]]:
         key, _, value = word.partition(":")
         modifiers[key] = value
     operands = [*parts[:-1], last]
-    if re.match(r"(offset\d?|quad_perm|row_\w+|scope|th|offen|gds|nt|sc\d|glc|slc):?", last):  # an instruction without operands
+    if re.match(
+        r"(offset\d?|quad_perm|row_\w+|scope|th|offen|gds|nt|sc\d|glc|slc):?", last
+    ):  # an instruction without operands
         key, _, value = operands.pop().partition(":")
         modifiers[key] = value
     return operands, modifiers
@@ -198,7 +202,9 @@ def _operand(text: str) -> Operand:
         count = int(last) - int(first) + 1 if last else 1
         if kind == "a":
             raise UnknownInstructionError(f"accumulation registers: {text}")
-        return Operand(text, kind[0] if kind != "ttmp" else "s", index + (TTMP if kind == "ttmp" else 0), count, **flags)
+        return Operand(
+            text, kind[0] if kind != "ttmp" else "s", index + (TTMP if kind == "ttmp" else 0), count, **flags
+        )
     if re.fullmatch(r"-?0x[0-9a-fA-F]+", body):
         return Operand(text, "constant", value=int(body, 16), literal=True, **flags)
     if re.fullmatch(r"-?\d+", body):

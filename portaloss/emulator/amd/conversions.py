@@ -88,7 +88,7 @@ def _known(instruction: Instruction, context: Context, names: set[str]) -> None:
 def mixed(instruction: Instruction, context: Context) -> Step:
     """A fused product and sum in 32 bits. Of each source, op_sel_hi says whether it has 16 bits, op_sel which half."""
     _known(instruction, context, {"op_sel", "op_sel_hi", "clamp"})
-    target, *operands = instruction.operands
+    operands = instruction.operands[1:]
     halves = instruction.numbers("op_sel") or [0, 0, 0]
     narrow = instruction.numbers("op_sel_hi") or [0, 0, 0]
     read: list[Source] = []

@@ -177,5 +177,3 @@ def _touched(instruction: Instruction, operation: Operation | None) -> frozenset
     if "vcc" in instruction.name or "div_fmas" in instruction.name or "cndmask" in instruction.text:
         found |= {SCALAR + VCC, SCALAR + VCC + 1}
     return found
-
-

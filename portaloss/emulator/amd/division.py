@@ -1,5 +1,6 @@
-"""The three instructions around a division by Newton's method: they scale operands away from overflow and underflow,
-scale the quotient back, and put in the special cases.
+"""The three instructions around a division by Newton's method.
+
+They scale operands away from overflow and underflow, scale the quotient back, and put in the special cases.
 
 The sequence gives the correctly rounded quotient. Operands are named as in the manual: the quotient or what is scaled,
 the denominator, the numerator.
@@ -129,10 +130,10 @@ def _div_scale(instruction: Instruction, context: Context) -> Run:
     form = FORMATS[instruction.name[-3:]]
     target, out, *rest = instruction.operands
     write = vector_sink(instruction, target, form.kind, context)
-    read = sources(instruction, rest, (form.kind,) * 3, context)
+    one, two, three = sources(instruction, rest, (form.kind,) * 3, context)
 
     def run(waves: Waves) -> None:
-        value, back = scale(*(source(waves) for source in read), form)
+        value, back = scale(one(waves), two(waves), three(waves), form)
         write(waves, value)
         waves.set_mask(out.index, back)
 
@@ -143,8 +144,8 @@ def _div_fmas(instruction: Instruction, context: Context) -> Run:
     form = FORMATS[instruction.name[-3:]]
     target, *rest = instruction.operands
     write = vector_sink(instruction, target, form.kind, context)
-    read = sources(instruction, rest, (form.kind,) * 3, context)
-    return lambda waves: write(waves, multiply_add(*(source(waves) for source in read), waves.mask(VCC), form))
+    one, two, three = sources(instruction, rest, (form.kind,) * 3, context)
+    return lambda waves: write(waves, multiply_add(one(waves), two(waves), three(waves), waves.mask(VCC), form))
 
 
 def _entry(form: Format) -> Entry:

@@ -149,7 +149,9 @@ def argument_bytes(program: Program, launch: Launch) -> np.ndarray[Any, Any]:
     """The argument segment: each argument at its offset; what the launch does not give is 0."""
     segment = np.zeros(max(program.descriptor.get("kernarg_size", 0), 8), np.uint8)
     if len(launch.arguments) > len(program.arguments):
-        raise ValueError(f"{program.name}: {len(launch.arguments)} arguments, expected {len(program.arguments)} at most")
+        raise ValueError(
+            f"{program.name}: {len(launch.arguments)} arguments, expected {len(program.arguments)} at most"
+        )
     for given, place in zip(launch.arguments, program.arguments, strict=False):
         bits = (given.bits & ((1 << 8 * place.size) - 1)).to_bytes(place.size, "little")
         segment[place.offset : place.offset + place.size] = np.frombuffer(bits, np.uint8)

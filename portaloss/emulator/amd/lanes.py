@@ -95,7 +95,7 @@ def permute_across_rows(instruction: Instruction, context: Context) -> Run:
 
 
 def swap_rows(instruction: Instruction, context: Context) -> Run:
-    """v_permlane16_swap, v_permlane32_swap: the odd parts of one register change places with the even ones of another."""
+    """v_permlane16_swap, v_permlane32_swap: odd rows of one register change places with even ones of another."""
     first, second = (operand.index for operand in instruction.operands)
     size = 16 if "16" in instruction.name else 32
     lane = np.arange(context.program.lanes)
@@ -177,7 +177,7 @@ def _swizzled(instruction: Instruction, context: Context) -> Array:
         size, which = (int(part) for part in rest)
         return lane - lane % size + which
     if mode == "QUAD_PERM":
-        return lane - lane % 4 + np.array([int(part) for part in rest])[lane % 4]
+        return np.asarray(lane - lane % 4 + np.array([int(part) for part in rest])[lane % 4])
     if mode == "BITMASK_PERM":  # a letter for each bit: 0, 1, p to keep it, i to invert it
         result = np.zeros_like(place)
         for k, letter in enumerate(rest[0]):

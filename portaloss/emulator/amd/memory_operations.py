@@ -147,7 +147,7 @@ def _global_address(instruction: Instruction, operands: list[Operand], context: 
 
 
 def _buffer_address(instruction: Instruction, operands: list[Operand], shape: Shape, context: Context) -> Locate:
-    """The base of a resource of four scalar registers plus offsets. What exceeds its size loads 0 and stores nothing."""
+    """A resource of four scalar registers has a base and a size. What exceeds the size loads 0 and stores nothing."""
     _check(instruction, context, "offen", "offset")
     moved, resource, added = operands
     offset, size = _number(instruction, "offset"), shape.size * shape.count

@@ -161,9 +161,12 @@ def vector_sink(instruction: Instruction, operand: Operand, kind: str, context: 
         write = _before(write, lambda value: np.where(np.isnan(value), value.dtype.type(0), value))
     for modifier, factor in (("mul", {"2": 2, "4": 4}), ("div", {"2": 0.5})):
         if modifier in instruction.modifiers:
-            scale = factor[instruction.modifiers[modifier]]
-            write = _before(write, lambda value, scale=scale: value * value.dtype.type(scale))
+            write = _before(write, _times(factor[instruction.modifiers[modifier]]))
     return write
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda value: value * value.dtype.type(factor)
 
 
 def _before(write: Sink, change: Callable[[Any], Any]) -> Sink:

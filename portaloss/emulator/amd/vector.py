@@ -41,7 +41,9 @@ class Step:
         self.write(waves, self.compute(waves))
 
 
-def sources(instruction: Instruction, operands: list[Operand], kinds: tuple[str, ...], context: Context) -> list[Source]:
+def sources(
+    instruction: Instruction, operands: list[Operand], kinds: tuple[str, ...], context: Context
+) -> list[Source]:
     """The sources of a vector instruction, with what its encoding does to them."""
     strange = set(instruction.modifiers) - _COMMON
     if strange:
@@ -163,7 +165,7 @@ def _origins(instruction: Instruction, lanes: int) -> Array | None:
     row, place = lane - lane % 16, lane % 16
     for name, text in instruction.modifiers.items():
         if name == "quad_perm":
-            return lane - lane % 4 + np.array(instruction.numbers(name))[lane % 4]
+            return np.asarray(lane - lane % 4 + np.array(instruction.numbers(name))[lane % 4])
         amount = int(text, 0) if text and text[0].isdigit() else 0
         if name == "row_shr":
             return np.where(place >= amount, lane - amount, -1)

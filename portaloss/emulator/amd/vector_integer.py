@@ -27,7 +27,9 @@ def _field(value: Any, offset: Any, width: Any) -> Any:
     """A field of bits, zero- or sign-extended as the type of the value is."""
     offset, width = offset & 31, width & 31
     unsigned = np.uint32
-    bits = (value >> offset.astype(value.dtype)).view(unsigned) & ((unsigned(1) << width.astype(unsigned)) - unsigned(1))
+    bits = (value >> offset.astype(value.dtype)).view(unsigned) & (
+        (unsigned(1) << width.astype(unsigned)) - unsigned(1)
+    )
     if value.dtype == np.int32:
         sign = np.where(width == 0, unsigned(0), unsigned(1) << ((width - 1).astype(unsigned) & 31))
         bits = (bits ^ sign) - sign
@@ -184,11 +186,8 @@ def multiply_add_64(instruction: Instruction, context: Context) -> Run:
         product, added = one(waves).astype(wide) * two(waves).astype(wide), three(waves)
         total = product + added
         write(waves, total)
-        if kind == "i":
-            over = (total < added) != (product < 0)
-        else:
-            over = total < added
-        waves.set_mask(out.index, over)
+        over = total < added
+        waves.set_mask(out.index, over != (product < 0) if kind == "i" else over)
 
     return run
 

@@ -100,7 +100,8 @@ class Waves:
     @property
     def numbers(self) -> Array:
         """The numbers of the waves in the group."""
-        return np.arange(self.count)[self.group]
+        found: Array = np.arange(self.count)[self.group]
+        return found
 
     @property
     def own(self) -> Lanes:
