@@ -58,6 +58,7 @@ def execute(
     mask: int | None = None,
     model: str = "exact",
     denormals: int = 3,
+    private: int = 0,
 ) -> Waves:
     """The waves after some instructions, as many as the values of the vector registers need.
 
@@ -69,11 +70,12 @@ def execute(
         mask: EXEC; all lanes if not given.
         model: of approximate instructions.
         denormals: the mode of 32-bit subnormal numbers: 3 keeps them, 0 flushes them.
+        private: bytes of private memory of each lane.
     """
     executor = Executor(text(code, arch, denormals=denormals), Model(model))
     lanes = executor.program.lanes
     count = max([-(-np.asarray(values).size // lanes) for values in vectors.values()], default=1)
-    waves = Waves(64, lanes, count, 1)
+    waves = Waves(64, lanes, count, 1, private=private)
     for register, values in vectors.items():
         values = np.resize(np.asarray(values), count * lanes)
         parts = values.view(np.uint32).reshape(count, lanes, -1)

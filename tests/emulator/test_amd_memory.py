@@ -14,7 +14,7 @@ from portaloss.emulator.errors import (
     WaitError,
 )
 
-from .amd_machine import launch
+from .amd_machine import execute, launch, vector
 
 COPY = """
     s_load_dwordx4 s[4:7], s[0:1], 0x0
@@ -191,3 +191,44 @@ def test_narrow_loads_are_extended() -> None:
 def test_an_unknown_instruction_is_named() -> None:
     with pytest.raises(UnknownInstructionError, match="v_frobnicate_b32"):
         launch("v_frobnicate_b32 v1, v2", [])
+
+
+def test_registers_are_spilled_to_private_memory() -> None:
+    code = """
+    scratch_store_dwordx2 off, v[0:1], off offset:8
+    v_mov_b32_e32 v2, 12
+    scratch_load_dword v4, v2, off
+    scratch_load_dword v5, off, off offset:8
+    s_waitcnt vmcnt({})
+    v_add_u32_e32 v4, v4, v5
+    """
+    a, b = np.arange(64, dtype=np.uint32), np.arange(64, dtype=np.uint32) * 7
+    assert (vector(execute(code.format(0), {0: a, 1: b}, private=16), 4) == a + b).all()
+    with pytest.raises(WaitError, match="v5"):
+        execute(code.format(1), {0: a, 1: b}, private=16)
+    with pytest.raises(OutOfBoundsError, match="outside of the 12 bytes of private memory"):
+        execute(code.format(0), {0: a, 1: b}, private=12)
+
+
+EXCHANGE = """
+    s_load_dwordx4 s[4:7], s[0:1], 0x0
+    v_lshlrev_b32_e32 v1, 2, v0
+    v_xor_b32_e32 v2, 0x1fc, v1
+    s_waitcnt lgkmcnt(0)
+    global_store_dword v1, v0, s[4:5]
+    s_waitcnt vmcnt(0)
+    s_barrier
+    global_load_dword v3, v2, s[4:5]
+    s_waitcnt vmcnt(0)
+    global_store_dword v1, v3, s[6:7]
+"""
+
+
+def test_a_store_must_be_waited_for_before_the_barrier() -> None:
+    x, y = np.zeros(128, np.uint32), np.zeros(128, np.uint32)
+    launch(EXCHANGE, [x, y], warps=2)
+    assert (y == np.arange(128)[::-1]).all()
+    for wait in ("", "s_waitcnt vmcnt(1)"):
+        faulty = EXCHANGE.replace("s_waitcnt vmcnt(0)\n    s_barrier", f"{wait}\n    s_barrier")
+        with pytest.raises(RaceError, match=r"`global_load_dword v3.* of tensor 0 was written by warp \d of block 0"):
+            launch(faulty, [x, y], warps=2)

@@ -94,6 +94,8 @@ def _barrier(instruction: Instruction, place: int, context: Context) -> Run:
             if waves.tracker.stores_shared():
                 raise WaitError(f"{site}: {waves.own.name(0)}: a store to shared memory is under way at the barrier")
             waves.arrived[waves.group] += 1
+            if waves.stores.issued:
+                waves.stores.arrive(waves, waves.tracker.stores())
         if not waits:
             return None
         waves.places[waves.group] = place + 1

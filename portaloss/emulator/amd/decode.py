@@ -113,6 +113,8 @@ def _function(instruction: Instruction, context: Context) -> Step | Run:
         return scalar.compare(instruction, context)
     if name.startswith(("global_", "flat_", "buffer_")):
         return memory_operations.vector_memory(instruction, context)
+    if name.startswith("scratch_"):
+        return memory_operations.private_memory(instruction, context)
     if name.startswith("s_load_"):
         return memory_operations.scalar_load(instruction, context)
     if name.startswith("ds_"):
@@ -141,7 +143,7 @@ def _accumulate(instruction: Instruction, context: Context) -> Step:
 def _operation(instruction: Instruction, context: Context) -> Operation | None:
     """The memory operation that an instruction starts."""
     name = instruction.name
-    if name in control.IGNORED or not name.startswith(("global_", "flat_", "buffer_", "ds_", "s_load_")):
+    if name in control.IGNORED or not name.startswith(("global_", "flat_", "buffer_", "scratch_", "ds_", "s_load_")):
         return None
     stores = "_store" in name or "_write" in name
     if name.startswith("ds_"):
@@ -154,7 +156,7 @@ def _operation(instruction: Instruction, context: Context) -> Operation | None:
     if counters is None:
         raise unknown(context, instruction, f"unknown waits of {context.program.arch}")
     written = frozenset() if stores else _registers(instruction.operands[:1])
-    return Operation(counters[kind], written, ordered=kind != "scalar", stores_shared=stores and kind == "shared")
+    return Operation(counters[kind], written, kind != "scalar", stores, stores and kind == "shared")
 
 
 def _registers(operands: list[Operand]) -> frozenset[int]:

@@ -32,6 +32,8 @@ class Executor:
         modes = self.program.descriptor
         if modes.get("float_round_mode_32", 0) or modes.get("float_round_mode_16_64", 0):
             raise UnknownInstructionError(f"{self.program.name}: a rounding mode other than to nearest")
+        if modes.get("private_segment_fixed_size", 0) and modes.get("user_sgpr_private_segment_buffer", 0):
+            raise UnknownInstructionError(f"{self.program.name}: private memory by a buffer, as on gfx90a")
         self._context = context
         self._code: list[Decoded] = [
             decode(instruction, place, context) for place, instruction in enumerate(self.program.instructions)
@@ -48,7 +50,8 @@ class Executor:
             raise ValueError(f"{program.name}: {program.lanes} lanes in a wave, launched with {launch.warp_size}")
         blocks, first = batch.lanes.blocks, int(batch.lanes.block[0])
         registers = max(program.descriptor.get("next_free_vgpr", 256), 1)
-        waves = Waves(registers, program.lanes, launch.num_warps, blocks, first)
+        private = program.descriptor.get("private_segment_fixed_size", 0)
+        waves = Waves(registers, program.lanes, launch.num_warps, blocks, first, private)
         waves.memory, waves.shared = batch.memory, batch.shared
         waves.vector["u32"][0] = waves.who.thread.reshape(waves.count, waves.lanes)
         x, y, _ = launch.grid

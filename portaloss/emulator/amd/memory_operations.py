@@ -13,6 +13,7 @@ from portaloss.emulator.amd.assembly import Instruction, Operand
 from portaloss.emulator.amd.operands import Context, Source, scalar_source, unknown, vector_source
 from portaloss.emulator.amd.vector import Run
 from portaloss.emulator.amd.waves import Array, Waves
+from portaloss.emulator.errors import OutOfBoundsError
 
 #: Hints to caches, which change no value.
 _HINTS = {"glc", "slc", "dlc", "nt", "sc0", "sc1", "th", "scope"}
@@ -120,6 +121,8 @@ def vector_memory(instruction: Instruction, context: Context) -> Run:
     def store(waves: Waves) -> None:
         address, mask = locate(waves)
         waves.memory.store(waves.own, address, mask, read_stored(waves, data, shape), site)
+        if waves.memory.races:
+            waves.stores.add(waves, address, mask, shape.size * shape.count, site)
 
     return load if what == "load" else store
 
@@ -173,6 +176,46 @@ def _buffer_address(instruction: Instruction, operands: list[Operand], shape: Sh
         return _flatten(waves, address), mask.reshape(-1)
 
     return locate
+
+
+def private_memory(instruction: Instruction, context: Context) -> Run:
+    """scratch_*: memory of each lane's own, for registers that are spilled. Addresses begin at 0 in every lane."""
+    found = re.fullmatch(r"scratch_(load|store)_(\w+)", instruction.name)
+    if found is None or _SHAPES.get(found[2], Shape(1)).size != 4:
+        raise unknown(context, instruction)
+    shape, stores = _SHAPES[found[2]], found[1] == "store"
+    _check(instruction, context, "offset")
+    first, second, base = instruction.operands
+    moved, data = (first, second) if stores else (second, first)
+    vector = vector_source(moved, "u32", context) if moved.file == "v" else None
+    scalar = scalar_source(base, "u32", context) if base.file == "s" else None
+    offset, site, lane = _number(instruction, "offset"), context.site(instruction), np.arange(context.program.lanes)
+
+    def word(waves: Waves) -> Array:
+        address = np.full((waves.size, 1), offset, np.int64)
+        address = address if vector is None else address + vector(waves)
+        address = address if scalar is None else address + np.asarray(scalar(waves))[:, None]
+        outside = (address < 0) | (address + 4 * shape.count > 4 * len(waves.private)) | (address % 4 != 0)
+        if (outside if waves.full else outside & waves.active).any():
+            raise OutOfBoundsError(
+                f"{site}: {waves.own.name(0)}: outside of the {4 * len(waves.private)} bytes of private memory"
+            )
+        return np.where(outside, 0, address // 4)
+
+    def load(waves: Waves) -> None:
+        place, wave = word(waves), waves.numbers[:, None]
+        for k in range(shape.count):
+            waves.write("u32", data.index + k, waves.private[place + k, wave, lane])
+
+    def store(waves: Waves) -> None:
+        place, wave = word(waves), waves.numbers[:, None]
+        for k in range(shape.count):
+            value = waves.vector["u32"][data.index + k, waves.group]
+            if not waves.full:
+                value = np.where(waves.active, value, waves.private[place + k, wave, lane])
+            waves.private[place + k, wave, lane] = value
+
+    return store if stores else load
 
 
 _SHARED_NAMES = {"read": "load", "write": "store", "load": "load", "store": "store"}

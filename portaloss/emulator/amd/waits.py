@@ -35,6 +35,7 @@ class Operation:
     counter: str
     registers: frozenset[int]  #: that it will write
     ordered: bool = True
+    stores: bool = False
     stores_shared: bool = False
 
 
@@ -69,6 +70,10 @@ class Tracker:
     def stores_shared(self) -> bool:
         """Whether a store to shared memory is under way."""
         return self.state != NOTHING and any(operation.stores_shared for path in self.state for operation in path)
+
+    def stores(self) -> int:
+        """How many stores to global memory are under way at most."""
+        return max(sum(operation.stores and not operation.stores_shared for operation in path) for path in self.state)
 
     def _step(self, key: object, change: object) -> None:
         found = self._steps.get(key)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.amd.assembly import EXEC, NULL, SCALARS
+from portaloss.emulator.amd.visibility import Stores
 from portaloss.emulator.amd.waits import Tracker
 from portaloss.emulator.memory import GlobalMemory, Lanes, SharedMemory
 
@@ -37,7 +38,9 @@ GARBAGE = 0xA5A5A5A5
 class Waves:
     """Registers of ``per_block`` waves of each of ``blocks`` blocks."""
 
-    def __init__(self, registers: int, lanes: int, per_block: int, blocks: int, first: int = 0) -> None:
+    def __init__(
+        self, registers: int, lanes: int, per_block: int, blocks: int, first: int = 0, private: int = 0
+    ) -> None:
         count = per_block * blocks
         self.lanes, self.count, self.per_block, self.blocks = lanes, count, per_block, blocks
         bits = np.full((registers, count, lanes), GARBAGE, np.uint32)
@@ -59,6 +62,8 @@ class Waves:
         self.active: Array = np.ones((count, lanes), bool)  #: the active lanes of the group, if not full
         self._own: Lanes | None = None
         self._first: Lanes | None = None
+        #: memory of each lane's own, [word, wave, lane]
+        self.private: Array = np.full((private // 4, count, lanes), GARBAGE, np.uint32)
         self.memory: GlobalMemory
         self.shared: SharedMemory
         #: of each wave: the next instruction, whether it has ended or waits at a barrier, how many barriers it has
@@ -69,6 +74,7 @@ class Waves:
         self.arrived = np.zeros(count, np.int64)
         self.passed = np.zeros(count, np.int64)
         self.tracker = Tracker()
+        self.stores = Stores()
 
     def release(self) -> None:
         """Let waves go on that wait at a barrier that all waves of their block have arrived at, or have ended."""
@@ -79,6 +85,7 @@ class Waves:
             self.waiting[free] = False
             self.passed[free] += 1
             self.who.epoch.reshape(self.count, self.lanes)[free] += 1
+            self.stores.leave(self, free)
 
     def _lanes(self, first: int) -> Lanes:
         """The lanes in the order of the waves, as the memory's checkers know them."""
@@ -107,20 +114,24 @@ class Waves:
     def own(self) -> Lanes:
         """The lanes of the group."""
         if self._own is None:
-            self._own = self._part(slice(None))
+            self._own = self._part(self.group, slice(None))
         return self._own
 
     @property
     def first_lanes(self) -> Lanes:
         """The first lane of each wave of the group: who a scalar load is done by."""
         if self._first is None:
-            self._first = self._part(slice(1))
+            self._first = self._part(self.group, slice(1))
         return self._first
 
-    def _part(self, lanes: slice) -> Lanes:
+    def lanes_of(self, waves: Array) -> Lanes:
+        """The lanes of some waves."""
+        return self._part(waves, slice(None))
+
+    def _part(self, waves: Any, lanes: slice) -> Lanes:
         every = self.who
         part = {
-            name: getattr(every, name).reshape(self.count, self.lanes)[self.group, lanes].reshape(-1)
+            name: getattr(every, name).reshape(self.count, self.lanes)[waves, lanes].reshape(-1)
             for name in ("block", "local", "thread", "warp", "epoch")
         }
         epoch = part.pop("epoch")
