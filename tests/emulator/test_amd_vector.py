@@ -82,6 +82,8 @@ INTEGERS = {
     "v_add_u32_e32 v4, v1, v2": lambda a, b, c: a + b,
     "v_sub_u32_e32 v4, v1, v2": lambda a, b, c: a - b,
     "v_subrev_u32_e32 v4, v1, v2": lambda a, b, c: b - a,
+    "v_sub_u32_e64 v4, v1, v2 clamp": lambda a, b, c: max(a - b, 0),
+    "v_add_u32_e64 v4, v1, v2 clamp": lambda a, b, c: min(a + b, 2**32 - 1),
     "v_and_b32_e32 v4, v1, v2": lambda a, b, c: a & b,
     "v_or_b32_e32 v4, 0xff, v2": lambda a, b, c: 0xFF | b,
     "v_xor_b32_e32 v4, -1, v2": lambda a, b, c: ~b,

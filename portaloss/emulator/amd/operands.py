@@ -154,9 +154,7 @@ def vector_sink(instruction: Instruction, operand: Operand, kind: str, context: 
         write = _part_sink(index, kind, part, instruction.modifiers.get("dst_unused", "UNUSED_PAD"))
     if kind == "f32" and context.flushes:
         write = _before(write, arithmetic.flush)
-    if "clamp" in instruction.modifiers:
-        if kind[0] != "f":
-            raise unknown(context, instruction, "clamp of integers is not implemented")
+    if "clamp" in instruction.modifiers and kind[0] == "f":
         write = _before(write, lambda value: np.where(value > 0, np.minimum(value, value.dtype.type(1)), 0 * value * 0))
         write = _before(write, lambda value: np.where(np.isnan(value), value.dtype.type(0), value))
     for modifier, factor in (("mul", {"2": 2, "4": 4}), ("div", {"2": 0.5})):

@@ -14,7 +14,7 @@ import numpy as np
 
 from portaloss.emulator.amd.assembly import Instruction, Operand
 from portaloss.emulator.amd.operands import Context, Sink, Source, unknown, vector_sink, vector_source
-from portaloss.emulator.amd.waves import Array, Waves
+from portaloss.emulator.amd.waves import DTYPES, Array, Waves
 
 Run = Callable[[Waves], Any]
 #: The result's kind, the sources' kinds, and the function of the sources.
@@ -62,6 +62,8 @@ def sources(
 def decode(instruction: Instruction, entry: Entry, context: Context) -> Step:
     """An instruction of a table: a destination, then the sources."""
     result, kinds, function = entry
+    if "clamp" in instruction.modifiers and result[0] != "f":
+        function = _saturated(function, result)
     target, *rest = instruction.operands
     halves = instruction.numbers("op_sel")
     high = bool(halves) and halves is not None and len(halves) > len(kinds) and halves[-1] == 1
@@ -71,6 +73,13 @@ def decode(instruction: Instruction, entry: Entry, context: Context) -> Step:
         permuted = Permuted(read[0], instruction, context)
         return Step(permuted.compute(function, read[1:]), permuted.write(write))
     return Step(compute(function, read), write)
+
+
+def _saturated(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """A sum or product of integers; the nearest integer of the type where it is out of range."""
+    dtype = DTYPES[kind]
+    info = np.iinfo(dtype)
+    return lambda *values: np.clip(function(*(x.astype(np.int64) for x in values)), info.min, info.max).astype(dtype)
 
 
 def compute(function: Callable[..., Any], read: list[Source]) -> Source:
