@@ -68,24 +68,33 @@ def exp_difference(x, y):
 @triton.jit
 def atanh_series(s, TERMS: tl.constexpr):
     """2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), to one unit in the last place if TERMS are enough for s."""
+    return 2.0 * s + 2.0 * s * _atanh_tail(s, TERMS)
+
+
+@triton.jit
+def _atanh_tail(s, TERMS: tl.constexpr):
+    """s^2/3 + s^4/5 + ..."""
     square = s * s
     tail = square * 0.0 + 1.0 / (2 * TERMS + 1)
     for k in tl.static_range(TERMS - 1):
         tail = tail * square + 1.0 / (2 * (TERMS - 1 - k) + 1)
-    return 2.0 * s + 2.0 * s * (square * tail)
+    return square * tail
 
 
 @triton.jit
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
-    Up to 1/2, it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from 0, and the
-    rounding error of 1 + x is corrected to first order.
+    Up to 1/2, it is 2 atanh(x / (2 + x)), a short series of positive terms; the rounding error of 2 + x is corrected to
+    first order, with 0.45 for 1 / (2 + x). Beyond, log(1 + x) is far from 0, and that of 1 + x is corrected.
     """
     TERMS: tl.constexpr = 13 if x.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
     small = x <= 0.5
     near = tl.where(small, x, 0.0)
-    return tl.where(small, atanh_series(near / (2.0 + near), TERMS), _log1p_far(x))
+    below = 2.0 + near
+    s = near / below
+    lost = near - (below - 2.0)
+    return tl.where(small, 2.0 * s + 2.0 * s * (_atanh_tail(s, TERMS) - 0.45 * lost), _log1p_far(x))
 
 
 @triton.jit
