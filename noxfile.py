@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 
+#: pytest runs one process for each core, up to 8; ``-- -n 0`` keeps it to one.
+EACH_CORE = "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal"
+
 
 @nox.session(venv_backend="none")
 def parity(session: nox.Session) -> None:
@@ -42,18 +45,18 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """The tests, and the examples in the book and in docstrings: pytest."""
+    """The tests, and the examples in the book and in docstrings: pytest, in one process for each core."""
     extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
-    session.run(python, "-m", "pytest", *session.posargs)
+    session.run(python, "-m", "pytest", *EACH_CORE, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
-    """Random calls of every loss, right and wrong ones: pytest tests/fuzz --examples 1000, or another number."""
+    """Random calls of every loss, right and wrong ones: pytest tests/fuzz --examples 4000, or another number."""
     extras = "-e", ".[all]"
     python = environment(session, "work", "-c", str(CONSTRAINTS), *extras, *group("test"))
-    session.run(python, "-m", "pytest", "tests/fuzz", *(session.posargs or ["--examples", "1000"]))
+    session.run(python, "-m", "pytest", "tests/fuzz", *EACH_CORE, *(session.posargs or ["--examples", "4000"]))
 
 
 @nox.session(reuse_venv=True)

@@ -1,4 +1,4 @@
-"""How many examples there are: ``--examples N`` of each property, random ones; else a small share, always the same."""
+"""How many examples there are: ``--examples N`` in all, random ones; else a few of each property, always the same."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _SHARE = 50
 
 
 def pytest_addoption(parser):
-    parser.addoption("--examples", type=int, metavar="N", help="random calls to try in each property of tests/fuzz")
+    parser.addoption("--examples", type=int, metavar="N", help="random calls to try in tests/fuzz, in all")
 
 
 @pytest.fixture
 def fuzz(request):
     """The settings of a property: a decorator."""
     examples = request.config.getoption("examples", default=None)
+    properties = sum("fuzz" in item.fixturenames for item in request.session.items)
     return settings(
-        max_examples=examples or _SHARE,
+        max_examples=-(-examples // properties) if examples else _SHARE,
         derandomize=examples is None,
         database=None,
         deadline=None,

@@ -36,8 +36,12 @@ def tl_dtype(dtype: torch.dtype) -> tl.dtype:
 
 
 def repair_interpreter() -> None:
-    """Correct bfloat16 casts in the interpreter. On a GPU the hardware does them."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+    """Correct bfloat16 casts in the interpreter. On a GPU the hardware does them.
+
+    Also, a call of one of our device functions no longer replaces the functions of ``triton.language``: the launch has
+    replaced them already, and doing it again takes a third of the interpreter's time.
+    """
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
     original = InterpreterBuilder.cast_impl
 
@@ -53,7 +57,15 @@ def repair_interpreter() -> None:
             return TensorHandle(widened if target == tl.float32 else widened.astype(np.float64), target)
         return original(self, src, dst_type)
 
+    replacing = InterpretedFunction.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.fn.__module__.startswith("portaloss."):
+            return replacing(self, *args, **kwargs)  # Triton's own use triton.language.core, which this replaces
+        return self.rewrite()(*args, **kwargs)
+
     if not getattr(InterpreterBuilder, "_portaloss_repaired", False):
+        InterpretedFunction.__call__ = call
         InterpreterBuilder.cast_impl = cast_impl
         InterpreterBuilder._portaloss_repaired = True
 
