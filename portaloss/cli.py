@@ -45,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--backend", action="append", metavar="B", help="only this backend; repeatable")
     parity.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     parity.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
+    parity.add_argument(
+        "--emulate", action="append", metavar="C", default=[], help="this chip, such as gfx942, emulated"
+    )
+    parity.add_argument("--model", metavar="M", default="exact", help="how approximate instructions of it err")
     parity.add_argument("--require", action="append", metavar="B", default=[], help="fail if this backend is absent")
     parity.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
     parity.add_argument("--html", type=Path, metavar="F", help="write the report as a page")
@@ -98,24 +102,25 @@ def _info(args: argparse.Namespace) -> int:
 def _parity(args: argparse.Namespace) -> int:
     from portaloss.parity import lanes, lines, run
 
-    names, required = _backends(args.backend, "--backend"), _backends(args.require, "--require") if args.require else []
+    required = _backends(args.require, "--require") if args.require else []
+    _check_chips(args.emulate, args.model)
+    names = [] if args.emulate and not args.backend else _backends(args.backend, "--backend")
     kinds = usage.kinds(args.kind)
     dtypes = [dtype for dtype in DTYPES if args.dtype is None or dtype in args.dtype]
     if args.list:
         return _list(kinds, dtypes)
     if args.replay:
-        return _replay(args.replay, names[0])
+        return _replay(args, names)
     _check_files(args)
 
     names = [*names, *(name for name in required if name not in names)]
-    here = [name for name in names if not lanes.apart(name)]
-    others = [lanes.Lane(name, kinds, dtypes) for name in names if name not in here]
     made: list[lines.Line] = []
-    if here:
+    if names:
         with console.progress(run.count(kinds, dtypes), "parity") as tick:
-            made += run.run(here, kinds, dtypes, tick=tick)
-    for lane in others:
-        with console.progress(len(lane), f"parity, {lane.name}") as tick:
+            made += run.run(names, kinds, dtypes, tick=tick)
+    for chip in args.emulate:
+        lane = lanes.Lane(chip, args.model, kinds, dtypes)
+        with console.progress(len(lane), f"parity, emulated {chip}") as tick:
             made += lane.lines(tick)
     code = _show(args, made)
     missing = [name for name in required if any(line.backend == name and line.status == "absent" for line in made)]
@@ -146,7 +151,7 @@ def _merge(args: argparse.Namespace) -> int:
 def _targets(args: argparse.Namespace) -> int:
     from portaloss import machine
     from portaloss.targets import report, run
-    from portaloss.targets.chips import CHIPS
+    from portaloss.chips import CHIPS
 
     reason = run.missing()
     if reason is not None:
@@ -191,14 +196,17 @@ def _list(kinds: Sequence[LossKind], dtypes: Sequence[str]) -> int:
     return PASSED
 
 
-def _replay(text: str, backend: str) -> int:
+def _replay(args: argparse.Namespace, names: Sequence[str]) -> int:
     from portaloss import backends
-    from portaloss.parity import replay
+    from portaloss.parity import lanes, replay
 
     try:
-        sku, case, seed = replay.parse(text)
+        sku, case, seed = replay.parse(args.replay)
     except replay.ReplayError as error:
         raise UsageError(str(error)) from error
+    backend = "triton" if args.emulate else names[0]
+    if args.emulate:
+        lanes.emulate(args.emulate[0], args.model)
     reason = backends.available(backend)
     if reason is not None:
         raise UsageError(f"backend {backend} is absent: {reason}")
@@ -212,8 +220,24 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
     for name in given or ():
         if name not in known:
             raise UsageError(f"{flag} {name}: there is no such backend; there are: {', '.join(known)}")
-    # the interpreter is for work on kernels: it takes many minutes, and tests nothing of this machine
-    return list(dict.fromkeys(given)) if given else [name for name in known if name != "triton-interpret"]
+    return list(dict.fromkeys(given or known))
+
+
+def _check_chips(chips: Sequence[str], model: str) -> None:
+    if not chips:
+        return
+    from importlib.util import find_spec
+
+    if find_spec("triton") is None or find_spec("torch") is None:
+        raise UsageError("--emulate needs torch and triton: pip install 'portaloss[torch,triton]'")
+    from portaloss.chips import CHIPS
+    from portaloss.emulator.models import MODELS
+
+    for name in chips:
+        if name not in CHIPS:
+            raise UsageError(f"--emulate {name}: there is no such chip; there are: {', '.join(CHIPS)}")
+    if model not in MODELS:
+        raise UsageError(f"--model {model}: there is no such model; there are: {', '.join(MODELS)}")
 
 
 def _check_files(args: argparse.Namespace) -> None:

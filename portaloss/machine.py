@@ -37,7 +37,6 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
-@cache
 def device(backend: str) -> str:
     """The name of what a backend runs on; empty where the backend is absent."""
     if backends.available(backend) is not None:

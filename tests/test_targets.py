@@ -13,7 +13,7 @@ import pytest
 from portaloss import cli
 from portaloss.kinds import LossKind
 from portaloss.targets import report, run
-from portaloss.targets.chips import CHIPS, Chip
+from portaloss.chips import CHIPS, Chip
 from portaloss.targets.report import Compiled
 
 needs_triton = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))

@@ -16,7 +16,6 @@ from portaloss.plan import Plan, Precision
 _MODULES = {
     "cpu": "portaloss.backends.cpu.backend",
     "triton": "portaloss.backends.triton.backend",
-    "triton-interpret": "portaloss.backends.triton.interpret",
 }
 
 

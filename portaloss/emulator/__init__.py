@@ -13,3 +13,11 @@ All threads of some blocks are lanes of NumPy arrays. The parts:
 
 Nothing here knows of losses.
 """
+
+from __future__ import annotations
+
+from portaloss.emulator.driver import Driver, active, emulating, install
+from portaloss.emulator.launch import Settings
+from portaloss.emulator.models import Model
+
+__all__ = ["Driver", "Model", "Settings", "active", "emulating", "install"]

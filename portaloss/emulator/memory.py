@@ -83,6 +83,7 @@ class Region:
     data: Array  #: its bytes
     written: Array | None = None  #: which bytes were written; None where all count as written
     granule: int = 4  #: bytes that races are looked for in: the size of an element
+    host: int = 0  #: where the data lie in the host's memory
     races: Races | None = None
     _views: dict[int, tuple[int, Array]] = field(default_factory=dict)
 
@@ -283,7 +284,7 @@ class GlobalMemory(Memory):
             granule: the size of an element.
         """
         base = (len(self.regions) + 1) * SPACING + PAGE + host_address % PAGE
-        region = Region(name, base, data, written, granule)
+        region = Region(name, base, data, written, granule, host_address)
         self.regions.append(region)
         return region
 

@@ -1,50 +1,36 @@
-"""Backends that need separate processes: Triton's interpreter must be enabled before kernels are decorated."""
+"""Parity on emulated chips, in processes of their own: one for each core, since most of the work is Python's."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 
 from portaloss import machine
 from portaloss.catalogue import LOSSES
 from portaloss.kinds import LossKind
 from portaloss.parity.lines import Line
 
-#: Backend -> the environment variables that its process needs.
-ENVIRONMENTS = {"triton-interpret": {"TRITON_INTERPRET": "1"}}
-
 #: Kinds that take longest: they start first, so that no process is left waiting at the end.
-_SLOW = (LossKind.CTC, LossKind.MULTILABEL_MARGIN)
-
-
-def apart(name: str) -> bool:
-    """Whether a backend must run in separate processes, and can."""
-    needed = ENVIRONMENTS.get(name)
-    if needed is None or all(os.environ.get(key) == value for key, value in needed.items()):
-        return False
-    return find_spec("triton") is not None and find_spec("torch") is not None
+_SLOW = (LossKind.CTC, LossKind.CROSS_ENTROPY, LossKind.TRIPLET_MARGIN)
 
 
 class Lane:
-    """The lines of one backend, computed in the background by one process for each core."""
+    """The lines of the backend ``triton`` on an emulated chip, computed in the background."""
 
-    def __init__(self, name: str, kinds: Sequence[LossKind], dtypes: Sequence[str]) -> None:
-        self.name = name
+    def __init__(self, chip: str, model: str, kinds: Sequence[LossKind], dtypes: Sequence[str]) -> None:
+        self.chip = chip
         tasks = [(kind, dtype) for kind in kinds for dtype in dtypes]
         self._pool = ProcessPoolExecutor(
             max(1, min(machine.cores(), len(tasks))),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=(ENVIRONMENTS[name],),
+            initargs=(chip, model),
         )
         futures: dict[tuple[LossKind, str], Future[list[Line]]] = {
-            task: self._pool.submit(_lines, name, *task)
-            for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
+            task: self._pool.submit(_lines, *task) for task in sorted(tasks, key=lambda task: task[0] not in _SLOW)
         }
         self._futures = {task: futures[task] for task in tasks}
 
@@ -62,7 +48,7 @@ class Lane:
                 future.result()
                 tick(1)
         except BrokenProcessPool as error:
-            raise RuntimeError(f"backend {self.name}: a process that computed its lines ended") from error
+            raise RuntimeError(f"emulated {self.chip}: a process that computed its lines ended") from error
         finally:
             self._pool.shutdown(cancel_futures=True)
         return [line for future in self._futures.values() for line in future.result()]
@@ -71,18 +57,28 @@ class Lane:
         return len(self._futures)
 
 
+def emulate(chip: str, model: str) -> None:
+    """Emulate a chip from now on in this process, with all checks."""
+    from triton import knobs
+
+    from portaloss import emulator
+
+    knobs.compilation.store_binary_only = True  # of thousands of kernels, the cache keeps the text that is run
+    emulator.install(chip, emulator.Settings(model=emulator.Model(model), races=True))
+
+
 # In the processes
 
 
-def _start(environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)  # triton is not imported yet
+def _start(chip: str, model: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
     import torch
 
     torch.set_num_threads(1)
+    emulate(chip, model)
 
 
-def _lines(name: str, kind: LossKind, dtype: str) -> list[Line]:
+def _lines(kind: LossKind, dtype: str) -> list[Line]:
     from portaloss.parity import run
 
-    return list(run.run_kind([name], LOSSES[kind], dtype))
+    return list(run.run_kind(["triton"], LOSSES[kind], dtype))

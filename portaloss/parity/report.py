@@ -87,12 +87,16 @@ def print_failures(lines: Sequence[Line], *, file: Any = None) -> None:
             print(f"FAILED {line.sku} on {line.backend}: {line.failed_cases} of {line.cases} cases", file=out)
             for failure in line.failures:
                 print(f"    {failure}", file=out)
-            print(f"    python -m portaloss parity --backend {line.backend} --replay {replay(line)}", file=out)
+            print(f"    {replay(line)}", file=out)
 
 
 def replay(line: Line) -> str:
-    """The argument of ``--replay`` for a line's worst case."""
-    return f"'{line.sku}:{line.worst_case}'"
+    """The command that runs a line's worst case again."""
+    where = f"--backend {line.backend}"
+    if line.device.startswith("emulated "):
+        chip, _, model = line.device.removeprefix("emulated ").partition(", ")
+        where = f"--emulate {chip}" + (f" --model {model.removesuffix(' errors')}" if model else "")
+    return f"python -m portaloss parity {where} --replay '{line.sku}:{line.worst_case}'"
 
 
 def require_page() -> None:

@@ -1,8 +1,7 @@
 """Runs the parity matrix: compares the results of every SKU on every backend, in all its cases, with the truth.
 
-The module of a backend may define three names for this: ``place(operands)`` moves NumPy arrays to where the backend
-takes them; ``device()`` returns the name of the device that it runs on; and ``LARGEST_SAMPLE`` is the most elements
-that a case may have, if the backend is too slow for larger ones.
+The module of a backend may define two names for this: ``place(operands)`` moves NumPy arrays to where the backend takes
+them, and ``device()`` returns the name of the device that it runs on.
 """
 
 from __future__ import annotations
@@ -71,12 +70,11 @@ def run_kind(names: Sequence[str], loss: Loss, dtype: str, tick: Tick = _no_tick
     reasons = {name: _absence(name, dtype) for name in names}
     present = [name for name in names if reasons[name] is None]
     tallies = {(name, sku): _Tally(sku) for name in names for sku in _skus(loss.kind, dtype)}
-    limits = {name: getattr(backends.load(name), "LARGEST_SAMPLE", math.inf) for name in present}
     if present:
         for case in samples.cases(loss, dtype):
             trial = Trial(loss, case, dtype)
             for (name, sku), tally in tallies.items():
-                if name in present and case.size <= limits[name]:
+                if name in present:
                     tally.take(case, trial.ours(name, sku), trial.pytorch(sku), bound(loss.kind, dtype))
             tick(1)
     for (name, _), tally in tallies.items():

@@ -14,8 +14,8 @@ import triton
 import triton.backends.nvidia
 from triton.compiler import ASTSource
 
-from portaloss.targets.chips import Chip
-from portaloss.targets.record import Launch, target
+from portaloss.chips import Chip
+from portaloss.targets.record import Launch
 from portaloss.targets.report import Compiled
 
 #: Kernels whose loads cannot be vector loads, and why.
@@ -45,7 +45,7 @@ def compile_launch(launch: Launch, kind: str, dtype: str, chip: Chip) -> Compile
     start = time.perf_counter()
     try:
         source = ASTSource(launch.kernel, launch.signature, launch.constexprs, launch.attributes)
-        compiled = triton.compile(source, target=target(chip), options=launch.options)
+        compiled = triton.compile(source, target=chip.target(), options=launch.options)
     except Exception as error:  # whatever the compiler raises is the problem of this launch; the others go on
         text = str(error).strip().splitlines()
         problem = ": ".join([type(error).__name__, *text[-1:]])

@@ -21,17 +21,17 @@ from typing import Any
 from unittest import mock
 
 import torch
-from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 from triton.runtime.driver import driver
 
 from portaloss import engine
 from portaloss.arrange import specs
-from portaloss.backends.triton import linear_cross_entropy, tuning
+from portaloss.backends.triton import linear_cross_entropy
 from portaloss.catalogue import LOSSES, Divisor, Domain, Extent, Family, Loss, Operand
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import make_plan, result_dtype
-from portaloss.targets.chips import Chip
+from portaloss.emulator import emulating
+from portaloss.chips import Chip
 
 
 @dataclass(frozen=True)
@@ -85,31 +85,6 @@ copyreg.pickle(jit.JITFunction, lambda kernel: (_kernel, (kernel.__module__, ker
 CONTIGUOUS = "contiguous"
 
 
-class _Driver:
-    """A driver for a device that is absent: it names its target, and launches nothing."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self._target = target
-
-    def get_current_device(self) -> str:
-        return str(self._target)
-
-    def get_current_stream(self, device: Any) -> int:
-        del device
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return self._target
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-
-def target(chip: Chip) -> GPUTarget:
-    """Triton's name for a chip."""
-    return GPUTarget(chip.backend, chip.arch, chip.lanes)
-
-
 @contextmanager
 def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[str]]:
     """Record the launches made in this context. Yields a list of one element: the current layout of the operands."""
@@ -126,20 +101,15 @@ def recording(chip: Chip, into: dict[str, Launch]) -> Iterator[list[str]]:
         launch = Launch(self, signature, constexprs, attributes, dict(options.__dict__), layout[0])
         into.setdefault(launch.key, launch)
 
-    active = getattr(driver, "_active", None)
-    driver.set_active(_Driver(target(chip)))
-    try:
-        with (
-            mock.patch.object(jit.JITFunction, "run", run),
-            mock.patch.object(tuning, "warp_size", return_value=chip.lanes),
-            # as on a GPU, but without computing products: the CPU does not have all of these dtypes
-            mock.patch.object(linear_cross_entropy, "_narrows", lambda x: x.element_size() == 2),
-            mock.patch.object(linear_cross_entropy, "_product", _product),
-            mock.patch.object(linear_cross_entropy._Sums, "add_product", return_value=None),
-        ):
-            yield layout
-    finally:
-        driver._active = active  # reset_active would look for a device, which may be absent
+    with (
+        emulating(chip.name),
+        mock.patch.object(jit.JITFunction, "run", run),
+        # as on a GPU, but without computing products: the CPU does not have all of these dtypes
+        mock.patch.object(linear_cross_entropy, "_narrows", lambda x: x.element_size() == 2),
+        mock.patch.object(linear_cross_entropy, "_product", _product),
+        mock.patch.object(linear_cross_entropy._Sums, "add_product", return_value=None),
+    ):
+        yield layout
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, math: torch.dtype) -> torch.Tensor:

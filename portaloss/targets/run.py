@@ -20,7 +20,7 @@ from typing import TypeVar
 from portaloss.console import MissingExtraError, progress
 from portaloss.kinds import LossKind
 from portaloss.machine import cores
-from portaloss.targets.chips import CHIPS
+from portaloss.chips import CHIPS
 from portaloss.targets.report import Compiled
 
 Task = TypeVar("Task")
@@ -112,7 +112,7 @@ def _each(
 
 
 def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
-    # spawned: a fork would inherit locks that other threads hold, and modules imported with TRITON_INTERPRET
+    # spawned: a fork would inherit locks that other threads hold
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(folder,))
 
@@ -121,8 +121,7 @@ def _pool(workers: int, folder: str) -> ProcessPoolExecutor:
 
 
 def _start(folder: str) -> None:
-    """Before Triton is imported: switch the interpreter off, use an empty cache, and one thread."""
-    os.environ.pop("TRITON_INTERPRET", None)
+    """Before Triton is imported: use an empty cache, and one thread."""
     os.environ["TRITON_CACHE_DIR"] = str(_cache(folder))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
     import torch

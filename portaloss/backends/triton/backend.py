@@ -1,4 +1,4 @@
-"""The ``triton`` backend: one source of kernels for NVIDIA and AMD, and in the interpreter for neither.
+"""The ``triton`` backend: one source of kernels for NVIDIA and AMD, on a GPU or an emulated one.
 
 Nothing here brings a value to the host: divisors and scales stay on the device, so that a CUDA graph can capture
 forward and backward.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from portaloss import arrays, targets_mode
+from portaloss import arrays, emulator, targets_mode
 from portaloss.arrange import Layout, Spec
 from portaloss.backends import Prepared
 from portaloss.backends.triton import ctc, launch, linear_cross_entropy, losses, memory, pointwise, rows
@@ -25,20 +25,22 @@ Tensor = torch.Tensor
 
 
 def unavailable() -> str | None:
-    """None with a CUDA or HIP device, or in the interpreter."""
-    if launch.INTERPRET or torch.cuda.is_available():
+    """None with a CUDA or HIP device, or an emulated one."""
+    if emulator.active() is not None or torch.cuda.is_available():
         return None
     return "no CUDA or HIP device"
 
 
 def architecture() -> str:
-    """The GPU's name, or the interpreter's."""
-    return "interpreter" if launch.INTERPRET else torch.cuda.get_device_name()
+    """The GPU's name; the chip's where one is emulated."""
+    emulated = emulator.active()
+    return torch.cuda.get_device_name() if emulated is None else emulated.chip.name
 
 
 def device() -> str:
-    """The GPU's name; parity reports it."""
-    return architecture()
+    """The GPU's name, or that one is emulated; parity reports it."""
+    emulated = emulator.active()
+    return architecture() if emulated is None else str(emulated)
 
 
 def place(operands: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -50,7 +52,7 @@ def _place(array: np.ndarray[Any, Any]) -> Tensor:
     if any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch has no negative strides
     tensor: Tensor = arrays.like(array, arrays.TORCH)
-    if launch.INTERPRET:
+    if emulator.active() is not None:
         return tensor
     if not tensor.numel():
         return tensor.cuda()
@@ -60,13 +62,13 @@ def _place(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def refuses(plan: Plan, operands: Mapping[str, Any]) -> str | None:
-    """There must be a kernel, and tensors must be on a CUDA or HIP device, or on the CPU while interpreting."""
+    """There must be a kernel, and tensors must be on a CUDA or HIP device, or on the CPU where one is emulated."""
     family, kind = plan.loss.family, plan.kind
     if (family is Family.POINTWISE and losses.device_function(kind) is None) or (
         family is Family.ROWWISE and kind not in rows.ARGUMENTS
     ):
         return f"backend triton has no kernel for {plan.loss.function}"
-    device = "cpu" if launch.INTERPRET else "cuda"
+    device = "cuda" if emulator.active() is None else "cpu"
     for name, value in operands.items():
         if not arrays.is_tensor(value):
             return f"backend triton runs on torch tensors, but {name} is a NumPy array"

@@ -28,7 +28,7 @@ import triton.language as tl
 
 from portaloss.arrange import Layout
 from portaloss.backends.triton import memory, tuning
-from portaloss.backends.triton.launch import INTERPRET, tl_dtype
+from portaloss.backends.triton.launch import tl_dtype
 from portaloss.backends.triton.numerics import exp, maximum, minimum
 
 Tensor = torch.Tensor
@@ -468,7 +468,7 @@ def _run(
     pairs = memory.empty((directions, kept, states, 2), torch.float64, device)
     lanes = tuning.warp_size(device)
     typical = -(-count // samples)
-    block = _power_of_two_from(typical + 1, 16, 4096 if INTERPRET else 512)
+    block = _power_of_two_from(typical + 1, 16, 512)
     with torch.cuda.device_of(log_probs):
         walk_kernel[(samples, directions)](
             log_probs, labels.targets, labels.offsets, labels.input_lengths, labels.target_lengths,
@@ -479,7 +479,7 @@ def _run(
         )  # fmt: skip
         if gradient is None or steps == 0:
             return
-        width = _power_of_two_from(classes, 32, 4096 if INTERPRET else 1024)
+        width = _power_of_two_from(classes, 32, 1024)
         rows = (*log_probs.stride()[:2], classes)
         exp_kernel[(steps * samples,)](
             log_probs, labels.input_lengths, summary, gradient, factor,
@@ -491,7 +491,7 @@ def _run(
             log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
             labels.target_lengths, pairs, summary, gradient, factor,
             steps, samples, classes, states, blank, *log_probs.stride(), gradient.stride(0),
-            MATH=tl_dtype(math), LABELS=_power_of_two_from(typical, 16, 256 if INTERPRET else 16),
+            MATH=tl_dtype(math), LABELS=_power_of_two_from(typical, 16, 16),
             num_warps=1,  # many small programs, which wait for memory
         )  # fmt: skip
 

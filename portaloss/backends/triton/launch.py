@@ -1,28 +1,17 @@
-"""What all kernel launches share: dtypes, layouts, scratch, and repairs of Triton's interpreter."""
+"""What all kernel launches share: dtypes, layouts and scratch."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from portaloss.backends.triton import memory
-
-#: Whether kernels run in Triton's interpreter, on CPU tensors. It must be known before kernels are decorated.
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-
-#: What ``repair_interpreter`` repairs; parity reports it.
-INTERPRETER_REPAIRS = (
-    "float32 to bfloat16 rounds to nearest even (the interpreter truncates)",
-    "bfloat16 widens exactly (the interpreter loses subnormal numbers, and to float64 converts the bits as an integer)",
-)
 
 
 def math_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -33,45 +22,6 @@ def math_dtype(dtype: torch.dtype) -> torch.dtype:
 def tl_dtype(dtype: torch.dtype) -> tl.dtype:
     """Triton's name for a math dtype."""
     return tl.float64 if dtype is torch.float64 else tl.float32
-
-
-def repair_interpreter() -> None:
-    """Correct bfloat16 casts in the interpreter. On a GPU the hardware does them.
-
-    Also, a call of one of our device functions no longer replaces the functions of ``triton.language``: the launch has
-    replaced them already, and doing it again takes a third of the interpreter's time.
-    """
-    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
-
-    original = InterpreterBuilder.cast_impl
-
-    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
-        source, target = src.dtype.scalar, dst_type.scalar
-        if target == tl.bfloat16 and source in (tl.float32, tl.float64):
-            values = src.data.astype(np.float32).view(np.uint32)
-            rounded = (values + 0x7FFF + ((values >> 16) & 1)) >> 16
-            nan = (values & 0x7FFFFFFF) > 0x7F800000
-            return TensorHandle(np.where(nan, 0x7FC0, rounded).astype(np.uint16), target)
-        if source == tl.bfloat16 and target in (tl.float32, tl.float64):
-            widened = (src.data.astype(np.uint32) << 16).view(np.float32)
-            return TensorHandle(widened if target == tl.float32 else widened.astype(np.float64), target)
-        return original(self, src, dst_type)
-
-    replacing = InterpretedFunction.__call__
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self.fn.__module__.startswith("portaloss."):
-            return replacing(self, *args, **kwargs)  # Triton's own use triton.language.core, which this replaces
-        return self.rewrite()(*args, **kwargs)
-
-    if not getattr(InterpreterBuilder, "_portaloss_repaired", False):
-        InterpretedFunction.__call__ = call
-        InterpreterBuilder.cast_impl = cast_impl
-        InterpreterBuilder._portaloss_repaired = True
-
-
-if INTERPRET:
-    repair_interpreter()
 
 
 #: Arguments of kernels over rows that are not specialised on their values: that would not make a load wider, and each
@@ -138,7 +88,7 @@ def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
     count = tensor.numel()
     if count == 0:
         return
-    block = (1 << 16) if INTERPRET else 2048
+    block = 2048
     with torch.cuda.device_of(tensor):
         scale_kernel[(triton.cdiv(count, block),)](
             tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block

@@ -1,6 +1,6 @@
-"""Arithmetic that losses share, in plain ``tl``: the same on NVIDIA, AMD and in the interpreter.
+"""Arithmetic that losses share, in plain ``tl``: the same on NVIDIA and AMD.
 
-libdevice's function names differ between vendors, and the interpreter does not have them.
+libdevice's function names differ between vendors.
 """
 
 from __future__ import annotations

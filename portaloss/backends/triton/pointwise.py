@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from portaloss.backends.triton import memory, tuning
-from portaloss.backends.triton.launch import INTERPRET, merge_axes, tl_dtype
+from portaloss.backends.triton.launch import merge_axes, tl_dtype
 from portaloss.backends.triton.numerics import bits, number
 
 #: Axes that remain after merging; operands that need more are made contiguous first.
@@ -184,7 +184,7 @@ class Pass:
             axes = merge_axes(self.shape, tensors)
         count = prod(self.shape)
         itemsize = min(tensor.element_size() for tensor in self.operands)
-        launch = tuning.pointwise(itemsize, tuning.warp_size(device), interpret=INTERPRET)
+        launch = tuning.pointwise(itemsize, tuning.warp_size(device))
         blocks = triton.cdiv(count, launch.block)
 
         stored = axes.empty(self.shape, items, device) if items is not None else None

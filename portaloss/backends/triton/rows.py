@@ -13,7 +13,7 @@ import triton
 from portaloss.backends.triton import memory, tuning
 from portaloss.backends.triton.cross_entropy import cross_entropy_kernel
 from portaloss.backends.triton.distances import cosine_embedding_kernel, triplet_margin_kernel
-from portaloss.backends.triton.launch import INTERPRET, tl_dtype
+from portaloss.backends.triton.launch import tl_dtype
 from portaloss.backends.triton.numerics import bits
 from portaloss.backends.triton.rowwise import (
     multi_margin_kernel,
@@ -76,11 +76,9 @@ def run(
         if name not in spans and name != "weight" and operands[name].shape[1] == 1
     }
     first = next(iter(spanning.values()))
-    launch = tuning.rows(
-        classes, first.element_size(), first.stride(1) == 1, tuning.warp_size(device), interpret=INTERPRET
-    )
+    launch = tuning.rows(classes, first.element_size(), first.stride(1) == 1, tuning.warp_size(device))
     if kind is LossKind.NLL:
-        launch = tuning.gather(tuning.warp_size(device), interpret=INTERPRET)
+        launch = tuning.gather(tuning.warp_size(device))
     if kind is LossKind.MULTILABEL_MARGIN:
         launch = tuning.RowLaunch(1, launch.classes, launch.num_warps)
     blocks = triton.cdiv(rows, launch.rows)

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import torch
 
+from portaloss import emulator
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -24,11 +26,14 @@ class Launch:
 MAX_THREADS = 1024
 
 
-@lru_cache
 def warp_size(device: torch.device) -> int:
-    """Lanes in a warp, from the device's properties."""
-    if device.type != "cuda":
-        return 32  # the interpreter has no warps, but needs a number
+    """Lanes in a warp: of an emulated chip, or by the device's properties."""
+    emulated = emulator.active()
+    return _lanes(device) if emulated is None else emulated.chip.lanes
+
+
+@lru_cache
+def _lanes(device: torch.device) -> int:
     return int(getattr(torch.cuda.get_device_properties(device), "warp_size", 32))
 
 
@@ -38,10 +43,8 @@ def warps(threads: int, lanes: int) -> int:
     return 1 << (count.bit_length() - 1)
 
 
-def pointwise(itemsize: int, lanes: int, *, interpret: bool) -> Launch:
+def pointwise(itemsize: int, lanes: int) -> Launch:
     """A program of 256 threads, each of which loads 16 bytes of each operand at a time: the widest load."""
-    if interpret:
-        return Launch(1 << 12, 1)  # few slow calls, but several blocks in parity's samples
     return Launch(256 * max(4, 16 // itemsize), warps(256, lanes))
 
 
@@ -54,7 +57,7 @@ class RowLaunch:
     num_warps: int
 
 
-def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret: bool) -> RowLaunch:
+def rows(classes: int, itemsize: int, contiguous: bool, lanes: int) -> RowLaunch:
     """Rows and classes of a block.
 
     Contiguous classes: several whole short rows in a program, or pieces of a long row, with loads of at least 16 bytes
@@ -67,9 +70,6 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
     leaves 64 registers for each thread on NVIDIA: hence at most 512 threads.
     """
     whole = 1 << max(0, (classes - 1).bit_length())
-    if interpret:
-        block = min(whole, 256)
-        return RowLaunch((1 << 12) // block, block, 1)
     if not contiguous:
         return RowLaunch(128, min(whole, 8), warps(256, lanes))
     each = 8 if itemsize <= 4 else 2  # float64: 16 bytes for each thread, since its functions need many registers
@@ -79,6 +79,6 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, *, interpret
     return RowLaunch(1, block, warps(block // each, lanes))
 
 
-def gather(lanes: int, *, interpret: bool) -> RowLaunch:
+def gather(lanes: int) -> RowLaunch:
     """One row for each thread: the 64-bit offsets of more rows would not fit its registers."""
-    return RowLaunch(1 << 10 if interpret else 256, 1, warps(256, lanes))
+    return RowLaunch(256, 1, warps(256, lanes))

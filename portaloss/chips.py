@@ -1,8 +1,9 @@
-"""The GPUs that kernels are compiled for, and what each can hold."""
+"""The GPUs that kernels are compiled for and emulated on, and what each can hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,12 @@ class Chip:
     arch: int | str
     lanes: int  #: threads in a warp
     shared: int  #: bytes of shared memory that a program may use
+
+    def target(self) -> Any:
+        """Triton's name for it."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(self.backend, self.arch, self.lanes)
 
 
 CHIPS = {
