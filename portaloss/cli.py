@@ -150,8 +150,8 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _targets(args: argparse.Namespace) -> int:
     from portaloss import machine
-    from portaloss.targets import report, run
     from portaloss.chips import CHIPS
+    from portaloss.targets import report, run
 
     reason = run.missing()
     if reason is not None:

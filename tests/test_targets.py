@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from portaloss import cli
+from portaloss.chips import CHIPS, Chip
 from portaloss.kinds import LossKind
 from portaloss.targets import report, run
-from portaloss.chips import CHIPS, Chip
 from portaloss.targets.report import Compiled
 
 needs_triton = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))

@@ -16,7 +16,7 @@ import ctypes
 import hashlib
 import struct
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,8 +28,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from portaloss.emulator import launch as launches
 from portaloss.chips import CHIPS, Chip
+from portaloss.emulator import launch as launches
 from portaloss.emulator.launch import Argument, Executor, Launch, Settings
 from portaloss.emulator.memory import GlobalMemory
 

@@ -28,10 +28,10 @@ from portaloss import engine
 from portaloss.arrange import specs
 from portaloss.backends.triton import linear_cross_entropy
 from portaloss.catalogue import LOSSES, Divisor, Domain, Extent, Family, Loss, Operand
+from portaloss.chips import Chip
+from portaloss.emulator import emulating
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import make_plan, result_dtype
-from portaloss.emulator import emulating
-from portaloss.chips import Chip
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from portaloss.chips import CHIPS
 from portaloss.console import MissingExtraError, progress
 from portaloss.kinds import LossKind
 from portaloss.machine import cores
-from portaloss.chips import CHIPS
 from portaloss.targets.report import Compiled
 
 Task = TypeVar("Task")

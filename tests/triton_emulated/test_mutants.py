@@ -76,9 +76,9 @@ def _few_cases(monkeypatch):
 
 @pytest.mark.parametrize("one", MUTANTS, ids=lambda one: f"{one.kind.name.lower()}: {one.name}")
 def test_mutant_is_caught(one, monkeypatch):
-    assert_caught(one, "triton-interpret", monkeypatch)
+    assert_caught(one, "triton", monkeypatch)
 
 
 @pytest.mark.parametrize("kind", [K.HUBER, K.NLL])
 def test_the_right_backend_passes(kind):
-    assert outcome("triton-interpret", kind, "float32") == {}
+    assert outcome("triton", kind, "float32") == {}

@@ -55,7 +55,7 @@ def plan_of(kind, reduction, backend):
 @pytest.mark.parametrize("reduction", LossReduction)
 def test_kernels_and_compositions_give_nan_to_the_same_items(case, reduction):
     kind, operands = CASES[case]
-    plan = plan_of(kind, reduction, "triton-interpret")
+    plan = plan_of(kind, reduction, "triton")
     value = plan.forward(**operands)
     assert value.isnan().reshape(-1)[min(1, value.numel() - 1)]
     upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=torch.float64).reshape(value.shape)
@@ -74,7 +74,7 @@ def test_kernels_and_compositions_give_nan_to_the_same_items(case, reduction):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, about itself
 @pytest.mark.parametrize("case", ["cross_entropy, weight", "multi_margin"])
 def test_nan_holds_under_transforms_and_for_higher_derivatives(case, monkeypatch):
-    monkeypatch.setattr(backends, "for_device", lambda device: "triton-interpret")
+    monkeypatch.setattr(backends, "for_device", lambda device: "triton")
     kind, operands = CASES[case]
     function = {LossKind.CROSS_ENTROPY: functional.cross_entropy, LossKind.MULTI_MARGIN: functional.multi_margin_loss}
 
@@ -98,7 +98,7 @@ def test_nan_holds_under_transforms_and_for_higher_derivatives(case, monkeypatch
 
 def test_extras_of_a_target_out_of_range_are_nan():
     kind, operands = CASES["linear"]
-    plan = select(kind, dtype="float64", backend="triton-interpret", return_extras=True)
+    plan = select(kind, dtype="float64", backend="triton", return_extras=True)
     log_probs, entropy, accuracy, _ = engine.forward(engine.prepare(plan, specs(operands)), operands).extras
     assert log_probs.isnan().tolist() == accuracy.isnan().tolist() == [False, True, False, True]
     assert entropy.isfinite().all()
@@ -108,7 +108,7 @@ def test_extras_of_a_target_out_of_range_are_nan():
 def test_raise_is_the_error_of_the_cpu(case):
     kind, operands = CASES[case]
     messages = []
-    for backend in ("triton-interpret", "cpu"):
+    for backend in ("triton", "cpu"):
         plan = plan_of(kind, LossReduction.MEAN, backend)
         with check_targets("raise"):
             with pytest.raises(IndexError) as caught:
@@ -121,7 +121,7 @@ def test_raise_is_the_error_of_the_cpu(case):
 
 
 def test_raise_lets_right_targets_through():
-    plan = plan_of(LossKind.CROSS_ENTROPY, LossReduction.NONE, "triton-interpret")
+    plan = plan_of(LossKind.CROSS_ENTROPY, LossReduction.NONE, "triton")
     target = torch.tensor([0, 1, 2, -100])
     with check_targets("raise"):
         checked = plan.forward(input=X, target=target)
