@@ -25,12 +25,15 @@ X, W, B = (rand(*shape).requires_grad_() for shape in ((ROWS, FEATURES), (CLASSE
 T = torch.randint(CLASSES, (ROWS,), generator=GENERATOR)
 T[2] = -100
 CLASS_WEIGHT, TOKEN_WEIGHT = rand(CLASSES).abs(), rand(ROWS)
+SCALE = torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)
 SOFT = rand(ROWS, CLASSES).softmax(1)
 
 
-def written_out(target, reduction, softcap, z_loss, label_smoothing, weight, token_weight, normalizer):
+def written_out(target, reduction, softcap, z_loss, label_smoothing, weight, token_weight, scale, normalizer):
     """The loss by way of the logits."""
     logits = F.linear(X, W, B)
+    if scale is not None:
+        logits = scale * logits
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     hard = not target.is_floating_point()
@@ -56,15 +59,19 @@ CHOICES = list(
         (0.0, 0.1),
         (None, CLASS_WEIGHT),
         (None, TOKEN_WEIGHT),
+        (None, SCALE),
     )
 )
 
 
 @pytest.mark.parametrize("max_memory", [None, 1])
 def test_every_combination_like_what_one_would_write(max_memory):
-    for target, reduction, softcap, z_loss, smoothing, weight, token_weight in CHOICES:
+    for target, reduction, softcap, z_loss, smoothing, weight, token_weight, scale in CHOICES:
+        leaves = (X, W, B) if scale is None else (X, W, B, scale)
         for normalizer in (None, 7.5, torch.tensor(7)) if reduction == "mean" else (None,):
-            expected = written_out(target, reduction, softcap, z_loss, smoothing, weight, token_weight, normalizer)
+            expected = written_out(
+                target, reduction, softcap, z_loss, smoothing, weight, token_weight, scale, normalizer
+            )
             loss = linear_cross_entropy(
                 X,
                 W,
@@ -77,14 +84,92 @@ def test_every_combination_like_what_one_would_write(max_memory):
                 z_loss=z_loss,
                 token_weight=token_weight,
                 normalizer=normalizer,
+                logit_scale=scale,
                 max_memory=max_memory,
             )
             # sums of 9 items of a few units that may cancel; each is off by some roundings of that
             torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-13)
             upstream = torch.ones_like(expected) * 1.25
-            ours = torch.autograd.grad(loss, (X, W, B), upstream)
-            for gradient, right in zip(ours, torch.autograd.grad(expected, (X, W, B), upstream), strict=True):
+            ours = torch.autograd.grad(loss, leaves, upstream)
+            for gradient, right in zip(ours, torch.autograd.grad(expected, leaves, upstream), strict=True):
                 torch.testing.assert_close(gradient, right, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("number", [0.25, 2, np.float32(0.25), np.array(0.25), torch.tensor(0.25), torch.tensor(2)])
+def test_a_scale_may_be_any_number(number):
+    operands = [X.detach(), W.detach(), T]
+    expected = F.cross_entropy(float(number) * F.linear(*operands[:2]), T)
+    if isinstance(number, (np.generic, np.ndarray)):
+        operands = [tensor.numpy() for tensor in operands]
+    loss = linear_cross_entropy(*operands, logit_scale=number)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_the_scale_comes_after_the_bias_and_before_the_cap():
+    loss = linear_cross_entropy(X, W, T, linear_bias=B, logit_scale=3.0, softcap=1.5)
+    expected = F.cross_entropy(1.5 * torch.tanh(3.0 * F.linear(X, W, B) / 1.5), T)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+def test_a_scale_of_zero_and_its_gradient_in_a_dtype_of_its_own():
+    scale = torch.zeros((), dtype=torch.float32, requires_grad=True)
+    loss = linear_cross_entropy(X, W, T, linear_bias=B, logit_scale=scale)
+    assert loss.dtype is torch.float64
+    assert float(loss) == pytest.approx(np.log(CLASSES), rel=1e-15)
+    gradient, of_input = torch.autograd.grad(loss, (scale, X))
+    assert not of_input.any()
+    logits = F.linear(X, W, B).detach()
+    other = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (right,) = torch.autograd.grad(F.cross_entropy(other * logits, T), other)
+    assert gradient.dtype is torch.float32
+    torch.testing.assert_close(gradient.double(), right, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_learned_temperature_beside_narrow_operands(dtype):
+    """The parameter is float32, as in mixed precision, and so is its gradient; it is wanted alone or with others."""
+    x, w = X.detach().to(dtype), W.detach().to(dtype)
+    scale = torch.tensor(1.25, requires_grad=True)
+    loss = linear_cross_entropy(x, w, T, logit_scale=scale)
+    (alone,) = torch.autograd.grad(loss, scale)
+    wide = torch.tensor(1.25, dtype=torch.float64, requires_grad=True)
+    (right,) = torch.autograd.grad(F.cross_entropy(wide * F.linear(x.double(), w.double()), T), wide)
+    assert loss.dtype is dtype
+    assert alone.dtype is torch.float32
+    torch.testing.assert_close(alone.double(), right, rtol=1e-6, atol=1e-6)  # computed in float32, whatever dtype is
+    x.requires_grad_()
+    both = torch.autograd.grad(linear_cross_entropy(x, w, T, logit_scale=scale), (scale, x))
+    assert both[0] == alone
+
+
+def test_a_scale_under_autocast_and_transforms():
+    x, w = X.detach().bfloat16(), W.detach().bfloat16()
+    scale = torch.tensor(0.5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(x, w, T, logit_scale=scale)
+    assert loss.dtype is torch.float32
+    torch.testing.assert_close(loss, F.cross_entropy(0.5 * F.linear(x.float(), w.float()), T))
+
+    def at(scale):
+        return linear_cross_entropy(X.detach(), W.detach(), T, logit_scale=scale)
+
+    scales = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    each = torch.stack([at(s) for s in scales])
+    torch.testing.assert_close(torch.func.vmap(at)(scales), each)
+    slopes = torch.func.vmap(torch.func.grad(at))(scales)
+    s = scales.clone().requires_grad_()
+    (right,) = torch.autograd.grad(torch.stack([at(one) for one in s]).sum(), s)
+    torch.testing.assert_close(slopes, right)
+
+
+def test_the_gradient_of_a_scale_of_arrays():
+    x, w, t = (tensor.detach().numpy() for tensor in (X, W, T))
+    loss, gradient = portaloss.value_and_grad(lambda s: linear_cross_entropy(x, w, t, logit_scale=s))(np.array(0.75))
+    s = torch.tensor(0.75, dtype=torch.float64, requires_grad=True)
+    expected = F.cross_entropy(s * F.linear(X, W), T)
+    (right,) = torch.autograd.grad(expected, s)
+    assert loss == pytest.approx(float(expected), rel=1e-13)
+    assert gradient == pytest.approx(float(right), rel=1e-12)
 
 
 @pytest.mark.parametrize("target", [T, SOFT], ids=["hard", "soft"])
@@ -130,34 +215,43 @@ def test_extras_of_arrays_and_with_a_gradient():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler, about itself
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_all_of_it_compiles(backend):
-    def loss(x, w, k, n):
+    def loss(x, w, k, n, s):
         return linear_cross_entropy(
-            x, w, T, softcap=2.0, z_loss=0.1, token_weight=k, normalizer=n, max_memory=1, return_extras=True
+            x,
+            w,
+            T,
+            softcap=2.0,
+            z_loss=0.1,
+            token_weight=k,
+            normalizer=n,
+            logit_scale=s,
+            max_memory=1,
+            return_extras=True,
         )
 
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
-    arguments = (X, W, TOKEN_WEIGHT, torch.tensor(3))
+    arguments = (X, W, TOKEN_WEIGHT, torch.tensor(3), SCALE)
     (value, extras), (right, right_extras) = compiled(*arguments), loss(*arguments)
     torch.testing.assert_close(value, right, rtol=0, atol=0)  # it is the same operator
     torch.testing.assert_close(tuple(extras), tuple(right_extras), rtol=0, atol=0, equal_nan=True)
-    for ours, theirs in zip(torch.autograd.grad(value, (X, W)), torch.autograd.grad(right, (X, W)), strict=True):
+    for ours, theirs in zip(*(torch.autograd.grad(one, (X, W, SCALE)) for one in (value, right)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.func's, of PyTorch's own
 def test_derivatives_of_any_order_and_transforms():
-    def loss(x, w, b):
+    def loss(x, w, b, s):
         return linear_cross_entropy(
-            x, w, T, linear_bias=b, softcap=1.5, z_loss=0.2, token_weight=TOKEN_WEIGHT, normalizer=5.0
+            x, w, T, linear_bias=b, softcap=1.5, z_loss=0.2, token_weight=TOKEN_WEIGHT, normalizer=5.0, logit_scale=s
         )
 
-    def expected(x, w, b):
-        logits = 1.5 * torch.tanh(F.linear(x, w, b) / 1.5)
+    def expected(x, w, b, s):
+        logits = 1.5 * torch.tanh(s * F.linear(x, w, b) / 1.5)
         items = F.cross_entropy(logits, T, reduction="none") + 0.2 * (T != -100).double() * logits.logsumexp(1) ** 2
         return (items * TOKEN_WEIGHT).sum() / 5.0
 
-    assert torch.autograd.gradgradcheck(loss, (X, W, B))
-    arguments = tuple(tensor.detach() for tensor in (X, W, B))
+    assert torch.autograd.gradgradcheck(loss, (X, W, B, SCALE))
+    arguments = tuple(tensor.detach() for tensor in (X, W, B, SCALE))
     torch.testing.assert_close(torch.func.hessian(loss)(*arguments), torch.func.hessian(expected)(*arguments))
 
 
@@ -206,6 +300,10 @@ def test_max_memory_bounds_the_scratch():
         ({"token_weight": torch.ones(9, dtype=torch.int64)}, NotImplementedError, "token_weight"),
         ({"token_weight": TOKEN_WEIGHT.clone().requires_grad_()}, RuntimeError, "argument 'token_weight'"),
         ({"normalizer": torch.ones(2)}, RuntimeError, r"normalizer to be one number.*got shape \(2,\)"),
+        ({"logit_scale": torch.ones(1)}, RuntimeError, r"logit_scale to be one number.*got shape \(1,\)"),
+        ({"logit_scale": torch.ones((), dtype=torch.complex64)}, NotImplementedError, "logit_scale is of dtype"),
+        ({"logit_scale": "2"}, TypeError, "logit_scale must be a NumPy array or a torch tensor"),
+        ({"logit_scale": True}, TypeError, "logit_scale must be a NumPy array or a torch tensor"),
         ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "got one with reduction 'sum'"),
         ({"normalizer": "2"}, TypeError, "normalizer must be a NumPy array or a torch tensor"),
         ({"return_extras": 1}, TypeError, "return_extras must be a bool"),

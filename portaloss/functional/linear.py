@@ -43,6 +43,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: Literal[False] = False,
 ) -> ArrayT: ...
@@ -64,6 +65,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: Literal[True],
 ) -> tuple[ArrayT, LinearCrossEntropyExtras]: ...
@@ -84,6 +86,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: bool = False,
 ) -> ArrayT | tuple[ArrayT, LinearCrossEntropyExtras]:
@@ -97,8 +100,8 @@ def linear_cross_entropy(
     A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 by default. Label smoothing ε mixes the target
     with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits, but only the
     logits of one chunk of rows are in memory at a time. PyTorch does not have the arguments after ``options``: with a
-    cap a, z is a tanh((A x + b) / a); z-loss adds ζ (log Σ exp(z))² to each item that is not ignored; token weights
-    multiply the items.
+    scale s, z is s (A x + b); with a cap a as well, z is a tanh(s (A x + b) / a), so the scale comes after the bias and
+    before the cap; z-loss adds ζ (log Σ exp(z))² to each item that is not ignored; token weights multiply the items.
 
     Args:
         input: x, of a floating dtype: (D) or (N, D), with D features.
@@ -122,6 +125,8 @@ def linear_cross_entropy(
             gradient: for one, multiply the items of reduction none by the token weights instead.
         normalizer: a number, or an array of one number, that the mean divides by instead. It may be on the device. An
             example is the number of tokens in all batches whose gradients are accumulated.
+        logit_scale: s, a number, or an array of one number, which may be on the device: a model's constant, 1/T for a
+            temperature T, or a parameter. None for no scale.
         max_memory: bytes of scratch memory, beyond the loss and the gradients, that chunks are sized for: 72 MiB by
             default on a CPU and 1 GiB on a GPU. A chunk has at least 8 rows on a CPU and one on a GPU.
         return_extras: whether to return ``LinearCrossEntropyExtras`` too. They come from the same pass over the logits,
@@ -129,8 +134,8 @@ def linear_cross_entropy(
 
     Returns:
         The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The
-        gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight. With
-        return_extras, a pair of the loss and the extras.
+        gradient flows to input, linear_weight, linear_bias and logit_scale, and with target distributions to target
+        and weight. With return_extras, a pair of the loss and the extras.
 
     Raises:
         TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
@@ -160,6 +165,8 @@ def linear_cross_entropy(
         logits = (*input.shape[:-1], *linear_weight.shape[:-1])
         if target.shape == logits and input.shape[-1:] == linear_weight.shape[-1:]:
             raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer is what a mean is divided by, got one with reduction {reduction!r}")
     operands = {
         "input": input,
         "linear_weight": linear_weight,
@@ -167,7 +174,8 @@ def linear_cross_entropy(
         "linear_bias": linear_bias,
         "weight": weight,
         "token_weight": token_weight,
-        "normalizer": _as_operand(normalizer, reduction, input),
+        "normalizer": None if normalizer is None else _as_operand(normalizer, input),
+        "logit_scale": None if logit_scale is None else _as_operand(logit_scale, input),
     }
     result: Any = dispatch.loss(
         LossKind.FUSED_LINEAR_CROSS_ENTROPY,
@@ -193,17 +201,13 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def _as_operand(normalizer: Any, reduction: str, input: Any) -> Any:
-    """The normalizer as an operand: a number becomes an array of input's library and device."""
-    if normalizer is None:
-        return None
-    if reduction != "mean":
-        raise ValueError(f"normalizer is what a mean is divided by, got one with reduction {reduction!r}")
-    if isinstance(normalizer, (bool, np.generic)) or not isinstance(normalizer, (int, float)):
-        return normalizer
+def _as_operand(value: Any, input: Any) -> Any:
+    """The value as an operand: a Python number becomes an array of input's library and device."""
+    if isinstance(value, (bool, np.generic)) or not isinstance(value, (int, float)):
+        return value
     if arrays.is_tensor(input):
-        return input.new_full((), float(normalizer), dtype=sys.modules["torch"].float64)
-    return np.asarray(normalizer, np.float64)
+        return input.new_full((), float(value), dtype=sys.modules["torch"].float64)
+    return np.asarray(value, np.float64)
 
 
 fused_linear_cross_entropy = linear_cross_entropy

@@ -211,6 +211,8 @@ def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping
 
 def _linear_logits(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
     logits = pytorch.linear_logits(operands["input"], operands["linear_weight"], operands.get("linear_bias"))
+    if "logit_scale" in operands:
+        logits = logits * operands["logit_scale"].to(logits.dtype)
     cap = options.get("softcap", 0.0)
     return cap * torch.tanh(logits / cap) if cap else logits
 

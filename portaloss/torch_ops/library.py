@@ -166,7 +166,7 @@ def _restored(ctx: Any) -> tuple[list[Any], list[Tensor]]:
 
 OPERATORS: dict[LossKind, Operator] = {kind: Operator(loss) for kind, loss in LOSSES.items()}
 
-_EXTRAS_OPERANDS = ("input", "linear_weight", "target", "linear_bias")
+_EXTRAS_OPERANDS = ("input", "linear_weight", "target", "linear_bias", "logit_scale")
 _EXTRAS_OPTIONS = (("ignore_index", -100), ("softcap", 0.0), ("max_memory", 0))
 
 
@@ -175,8 +175,8 @@ def _define_extras() -> Callable[..., Sequence[Tensor]]:
     name = f"{NAMESPACE}::linear_cross_entropy_extras"
     torch.library.define(
         name,
-        "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, int ignore_index, float softcap, "
-        "int max_memory) -> (Tensor, Tensor, Tensor, Tensor)",
+        "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, Tensor? logit_scale, "
+        "int ignore_index, float softcap, int max_memory) -> (Tensor, Tensor, Tensor, Tensor)",
     )
     loss = LOSSES[LossKind.FUSED_LINEAR_CROSS_ENTROPY]
 

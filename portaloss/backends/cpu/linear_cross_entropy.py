@@ -18,7 +18,7 @@ from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
-from portaloss.backends.cpu.sums import sum_to
+from portaloss.backends.cpu.sums import sum_of, sum_to
 from portaloss.backends.cpu.threads import most_threads, parallel
 from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
@@ -48,8 +48,8 @@ TEMPORARIES = 18
 #: Tiles whose parts of the class weights' gradient are kept at a time.
 GROUP = 16
 
-#: Operands that multiply or divide the result; their dtype does not affect the dtype of the computation.
-_FACTORS = frozenset({"token_weight", "normalizer"})
+#: Operands that are factors or divisors; their dtype does not affect the dtype of the computation.
+_FACTORS = frozenset({"token_weight", "normalizer", "logit_scale"})
 
 
 def compute(
@@ -70,7 +70,7 @@ def compute(
 
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) integers or (N, C, ...) floating, and maybe
-            linear_bias (C, ...), weight (C,) and token_weight (N, ...).
+            linear_bias (C, ...), weight (C,), token_weight (N, ...) and logit_scale ().
         ignore_index: rows with this class as target have an item of 0.
         label_smoothing: the share of the target that is spread evenly over all classes.
         softcap: the cap of the logits; 0 for no cap.
@@ -185,6 +185,9 @@ class _Call:
         self._token_weight: Array | None = None
         if "token_weight" in operands:
             self._token_weight = operands["token_weight"].astype(self._math)
+        self._scale: Array | None = None
+        if "logit_scale" in operands:
+            self._scale = operands["logit_scale"].astype(self._math)
         self._gradients, self._wants = gradients, frozenset(gradients)
 
         self._rows, hidden = self._input.shape
@@ -207,10 +210,11 @@ class _Call:
         self._soft = is_floating(self._target)
         self._items = memory.empty((self._rows, *self._shape[1:]), self._math)
         self._logits = memory.empty((self._chunk, self._outputs), self._math)
-        self._products = bool(self._wants & {"input", "linear_weight", "linear_bias"})
+        self._products = bool(self._wants & {"input", "linear_weight", "linear_bias", "logit_scale"})
         self._weight_sum = self._accumulator("linear_weight")
         self._bias_sum = np.zeros(self._outputs if "linear_bias" in self._wants else 0)
         self._class_sum = np.zeros(self._shape[0] if "weight" in self._wants else 0)
+        self._scale_sum = np.zeros(())
 
     def run(self) -> Array:
         """Run all chunks, one after another; returns the items."""
@@ -225,6 +229,8 @@ class _Call:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
             narrow_into(self._class_sum.astype(self._math), self._gradients["weight"])
+        if "logit_scale" in self._wants:
+            narrow_into(self._scale_sum.astype(self._math), self._gradients["logit_scale"])
         return self._items
 
     def _run_chunk(self, rows: slice, *, first: bool) -> None:
@@ -233,13 +239,14 @@ class _Call:
         self._matrix.forward(x, logits)
         size = max(1, TILE // max(1, self._outputs))
         # tiles return parts of the gradients that are sums, to be added in order; a group limits how many wait
-        group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
+        group = GROUP * size if self._wants & {"weight", "linear_bias", "logit_scale"} else len(x)
         for start in range(0, len(x), group):
             stop = min(start + group, len(x))
             sums = _over(start, stop, size, lambda part: self._run_tile(rows, part), tensors=self._tensors)
-            for class_sum, bias_sum in sums:
+            for class_sum, bias_sum, scale_sum in sums:
                 self._class_sum += class_sum
                 self._bias_sum += bias_sum
+                self._scale_sum += scale_sum
 
         g = logits
         if "linear_weight" in self._wants:
@@ -254,17 +261,20 @@ class _Call:
                 self._matrix.backward(g, x)  # x is not needed any more
                 narrow_into(x, gradient)
 
-    def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float]:
+    def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float, float]:
         """Compute the items of some rows of a chunk, and store g in place of the logits.
 
         Returns:
-            The rows' parts of the gradients of class weights and bias, which are sums over all rows.
+            The rows' parts of the gradients of class weights, bias and logit_scale, which are sums over all rows.
         """
         logits = self._logits[part].reshape(part.stop - part.start, *self._shape)
         if self._bias is not None:
             logits += self._bias
         rows = slice(chunk.start + part.start, chunk.start + part.stop)
         target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None]
+        unscaled = logits.copy() if "logit_scale" in self._wants else logits
+        if self._scale is not None:
+            logits *= self._scale
         slope: Array | None = None
         if self._softcap > 0.0:
             logits[...], slope = soft_cap(logits, self._softcap)
@@ -277,7 +287,7 @@ class _Call:
         token_weight = 1.0 if self._token_weight is None else self._token_weight[rows]
         self._items[rows] = items[:, 0] * token_weight
         if not self._wants:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
 
         u: Array | float = self._upstream
         if isinstance(u, np.ndarray):
@@ -286,6 +296,7 @@ class _Call:
             u = u * token_weight[:, None]
         class_sum: Array | float = 0.0
         bias_sum: Array | float = 0.0
+        scale_sum = 0.0
         if self._products:
             derivative = derivatives["input"]
             if isinstance(derivative, LazyProduct):
@@ -294,13 +305,17 @@ class _Call:
                 np.multiply(derivative, u, out=logits)
             if slope is not None:
                 logits *= slope
+            if "logit_scale" in self._wants:
+                scale_sum = sum_of(logits * unscaled)
+            if self._scale is not None:
+                logits *= self._scale
         if "linear_bias" in self._wants:
             bias_sum = sum_to(self._logits[part], (1, self._outputs))[0]
         if "target" in self._wants:
             narrow_into(derivatives["target"] * u, self._gradients["target"][rows])
         if "weight" in self._wants:
             class_sum = (derivatives["weight"] * u).sum(axis=(0, *range(2, logits.ndim)))
-        return class_sum, bias_sum
+        return class_sum, bias_sum, scale_sum
 
     def _accumulator(self, name: str) -> Array:
         """The array to add a gradient up in, (C ..., H): the gradient itself, if its dtype and strides allow that."""

@@ -7,8 +7,9 @@ Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each ch
 reads their gradient (n C b where the products take 16-bit numbers, else as the logits), and adds to the weight's
 gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large as
 memory allows: ``LOGITS_BUDGET``, or ``max_memory``. A soft cap moves the logits six more times and stores its slope;
-extras read them six times: both use separate operators of torch. With mean and sum, the forward pass computes all
-gradients; the backward pass moves nothing, unless upstream differs from 1.
+extras read them six times; a scale reads and writes them once more, and its gradient stores a copy of them: these use
+separate operators of torch. With mean and sum, the forward pass computes all gradients; the backward pass moves
+nothing, unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(
 
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...),
-            weight (C,) and token_weight (N, ...).
+            weight (C,), token_weight (N, ...) and logit_scale ().
         options: the plan's.
         math: the dtype of cross-entropy, and of the sums over chunks.
         items: store the items in this dtype, or None for their sum.
@@ -63,28 +64,34 @@ def run(
     """
     x, w, target = operands["input"], operands["linear_weight"], operands["target"]
     bias, class_weight = operands.get("linear_bias"), operands.get("weight")
+    logit_scale = operands["logit_scale"].to(math) if "logit_scale" in operands else None
     device, dtype = x.device, x.dtype
     count, features = x.shape
     classes, extra = w.shape[0], tuple(w.shape[1:-1])
     flat_w = w.reshape(prod(w.shape[:-1]), features)
-    sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
+    sums = _Sums({name: operands[name] for name in wants if name not in ("input", "target")}, math)
     stored = memory.empty((count, *extra), items, device) if items is not None else None
     total = torch.zeros((), dtype=torch.float64, device=device)
     each_row = [name for name in ("input", "target") if name in wants]
     gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in each_row}
     inner = [name for name in ("target", "weight") if name in wants]
-    products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
+    products = [name for name in ("input", "linear_weight", "linear_bias", "logit_scale") if name in wants]
     # g is rounded to 16 bits for the products, so the common scale is applied after them
     narrow = _narrows(x)
     spared = scale if narrow and products else None
     passed = None if spared is not None else scale
+    # what arrives at the layer has logit_scale as a common factor too
+    of_layer = spared if logit_scale is None else _scaled(logit_scale, spared)
 
     cap, token_weight = options["softcap"], operands.get("token_weight")
-    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None)
+    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None) + ("logit_scale" in wants)
     size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, more, options["max_memory"])
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         logits = _logits(x[part], flat_w, bias, math).view(part.stop - part.start, classes, *extra)
+        unscaled = logits.clone() if "logit_scale" in wants else None
+        if logit_scale is not None:
+            logits.mul_(logit_scale)
         cap_slope = _soft_cap_(logits, cap) if cap > 0.0 else None
         if extras is not None:
             for one, values in zip(extras, _extras(logits, _rows(target[part]), options), strict=True):
@@ -119,15 +126,17 @@ def run(
             slope = result.gradients["input"]
             if cap_slope is not None:  # before it is rounded to 16 bits
                 slope = slope.mul_(cap_slope).to(dtype if narrow else math)
+            if unscaled is not None:
+                sums.add("logit_scale", _scaled(unscaled.mul_(slope).sum(dtype=torch.float64), spared))
             slope = slope.view(part.stop - part.start, len(flat_w))
             if "input" in wants:
-                gradients["input"][part] = _scaled(_product(slope, flat_w, math), spared)
+                gradients["input"][part] = _scaled(_product(slope, flat_w, math), of_layer)
             if "linear_weight" in wants:
                 sums.add_product("linear_weight", slope.t(), x[part])
             if "linear_bias" in wants:
                 sums.add("linear_bias", slope.sum(0, dtype=torch.float64))
     for name in sums.sums:
-        gradients[name] = sums.finish(name, None if name == "weight" else spared)
+        gradients[name] = sums.finish(name, of_layer if name in ("linear_weight", "linear_bias") else None)
     if not layout.items_shape:
         gradients.update({name: gradients[name][0] for name in each_row})
     return (total if stored is None else stored.reshape(layout.items_shape)), gradients
