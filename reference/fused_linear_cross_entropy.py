@@ -49,6 +49,21 @@ Steps 2 and 4 to 6 add over rows. "The derivative of the items, element by eleme
 would be N x C x H numbers for W. So this chapter, alone, takes the upstream gradient and returns *gradients*, each in
 the shape of its operand.
 
+The entropy
+-----------
+Reinforcement learning rewards a model for staying undecided, by c times the entropy of its softmax p::
+
+    H = -Σ_j p[j] log p[j]
+
+It is made of the same logits y, which are gone after the row's turn, so it belongs into the same pass. By the product
+rule ∂H/∂y[i] = -Σ_j (log p[j] + 1) ∂p[j]/∂y[i], and ∂p[j]/∂y[i] = p[j] ([i = j] - p[i]). The 1 adds nothing, since
+Σ_j ∂p[j]/∂y[i] = 0, and what is left is ::
+
+    ∂H/∂y[i] = -p[i] (log p[i] - Σ_j p[j] log p[j]) = -p[i] (log p[i] + H)
+
+With v, the upstream gradient of H, v ∂H/∂y is added to u ∂ℓ/∂y, and steps 1 to 5 go on with the sum. So a loss
+and an entropy need one backward pass together.
+
 Chunks
 ------
 Everything above is a sum over rows, or belongs to one row. So take a chunk of rows, compute their logits, the items, g
@@ -210,6 +225,18 @@ def soft_cap(logits: Array, cap: float) -> tuple[Array, Array]:
     capped = np.tanh(scaled, out=scaled)
     capped *= logits.dtype.type(cap)
     return capped, slope
+
+
+def entropy(logits: Array) -> tuple[Array, Array]:
+    """H of each row of logits (N, C, ...), (N, 1, ...), and its derivative by the logits; 0 log 0 is 0."""
+    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+    p = np.exp(shifted)
+    total = p.sum(axis=1, keepdims=True)
+    shifted -= np.log(total)
+    p /= total
+    terms = np.multiply(p, np.where(p == 0, 0, shifted), out=shifted)
+    total = -terms.sum(axis=1, keepdims=True)
+    return total, -(terms + p * total)
 
 
 def _logits(input: Array, linear_weight: Array, linear_bias: Array | None) -> Array:

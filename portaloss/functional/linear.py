@@ -17,12 +17,14 @@ from portaloss.plan import as_number
 class LinearCrossEntropyExtras(NamedTuple):
     """What ``return_extras`` adds to the loss: one value for each item, in float32 (float64 for float64).
 
-    They are computed from the logits after ``softcap``. They do not depend on weights, label smoothing or z_loss, and
-    no gradient flows through them.
+    They are computed from the logits z after ``logit_scale`` and ``softcap``. They do not depend on weights, label
+    smoothing or z_loss. With tensors, the gradient of the entropy flows to what the logits are made of, so that an
+    entropy bonus can be part of a loss; its backward pass is one with the loss's, and computes the logits again. To
+    log an entropy, detach it: then it keeps no graph. No gradient flows through the other extras.
     """
 
     log_probs: Any  #: log p[t] of the target class, 0 where it is ignored; Σ t[c] log p[c] for a target distribution
-    entropy: Any  #: -Σ p[c] log p[c]
+    entropy: Any  #: H = -Σ p[c] log p[c]; its derivative by z[c] is -p[c] (log p[c] + H)
     accuracy: Any  #: 1 where no class has a larger logit than the target, else 0; nan where the target is ignored
     logsumexp: Any  #: log Σ exp(z)
 
@@ -130,7 +132,7 @@ def linear_cross_entropy(
         max_memory: bytes of scratch memory, beyond the loss and the gradients, that chunks are sized for: 72 MiB by
             default on a CPU and 1 GiB on a GPU. A chunk has at least 8 rows on a CPU and one on a GPU.
         return_extras: whether to return ``LinearCrossEntropyExtras`` too. They come from the same pass over the logits,
-            except under torch.compile, where they need a second one.
+            except under torch.compile, where they need a second one, and so does the entropy's gradient.
 
     Returns:
         The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no types
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
@@ -23,7 +22,7 @@ from portaloss.backends.cpu.threads import most_threads, parallel
 from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
-from portaloss.reference.fused_linear_cross_entropy import soft_cap
+from portaloss.reference.fused_linear_cross_entropy import entropy, soft_cap
 from portaloss.reference.lazy import LazyProduct
 
 Array = npt.NDArray[Any]
@@ -64,6 +63,7 @@ def compute(
     max_memory: int = 0,
     gradients: Mapping[str, Array] | None = None,
     extras: Extras | None = None,
+    of_entropy: Array | None = None,
     tensors: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
     """Items in the math dtype, and gradients in their operands' dtypes.
@@ -80,13 +80,14 @@ def compute(
         max_memory: bytes of scratch that chunks are sized for; 0 for ``MAX_MEMORY``.
         gradients: arrays to store the gradients in, of the operands' shapes and dtypes; None for new ones.
         extras: arrays to store the extras of each row in; None for no extras.
+        of_entropy: the upstream gradient of the extras' entropy, one for each item; None for 0.
         tensors: whether operands and gradients share the memory of tensors.
     """
     if gradients is None:
         wanted = () if upstream is None else wants
         gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wanted}
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    call = _Call(operands, options, softcap, upstream, gradients, max_memory or MAX_MEMORY, extras, tensors)
+    call = _Call(operands, options, softcap, upstream, gradients, max_memory or MAX_MEMORY, extras, of_entropy, tensors)
     with np.errstate(all="ignore"):
         return call.run(), dict(gradients)
 
@@ -145,12 +146,9 @@ class Extras(NamedTuple):
     def fill(self, part: slice, logits: Array, target: Array, ignore_index: int) -> None:
         """Fill in some rows, from their logits (n, C, ...) and targets (n, 1, ...) or (n, C, ...)."""
         largest = logits.max(axis=1, keepdims=True)
-        terms = np.exp(logits - largest)
-        total = terms.sum(axis=1, keepdims=True)
-        lse = largest + np.log(total)
+        lse = largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
         self.logsumexp[part] = lse[:, 0]
-        terms /= total
-        self.entropy[part] = entr(terms, out=terms).sum(axis=1)
+        self.entropy[part] = entropy(logits)[0][:, 0]
         chosen = logits.argmax(axis=1)[:, None]
         if is_floating(target):
             self.log_probs[part] = (target * (logits - lse)).sum(axis=1)
@@ -174,13 +172,14 @@ class _Call:
         gradients: Mapping[str, Array],
         max_memory: int,
         extras: Extras | None,
+        of_entropy: Array | None,
         tensors: bool,
     ) -> None:
         self._input, self._target = operands["input"], operands["target"]
         linear_weight = operands["linear_weight"]
         floating = [array for name, array in operands.items() if is_floating(array) and name not in _FACTORS]
         self._math = max((math_dtype(array.dtype) for array in floating), key=lambda dtype: dtype.itemsize)
-        self._options, self._softcap, self._extras = options, softcap, extras
+        self._options, self._softcap, self._extras, self._of_entropy = options, softcap, extras, of_entropy
         self._upstream = self._as_upstream(upstream)
         self._token_weight: Array | None = None
         if "token_weight" in operands:
@@ -280,6 +279,10 @@ class _Call:
             logits[...], slope = soft_cap(logits, self._softcap)
         if self._extras is not None:
             self._extras.fill(rows, logits, target, self._options["ignore_index"])
+        more: Array | None = None  # what the entropy's upstream gradient adds to g
+        if self._of_entropy is not None and self._products:
+            more = entropy(logits)[1]
+            more *= widen(self._of_entropy[rows, None], self._math)
         wants = [name for name in ("target", "weight") if name in self._wants]
         items, derivatives = cross_entropy(
             logits, target, self._class_weight, **self._options, wants=["input", *wants] if self._products else wants
@@ -303,6 +306,8 @@ class _Call:
                 derivative.times(u, out=logits)
             else:
                 np.multiply(derivative, u, out=logits)
+            if more is not None:
+                logits += more
             if slope is not None:
                 logits *= slope
             if "logit_scale" in self._wants:

@@ -7,8 +7,9 @@ Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each ch
 reads their gradient (n C b where the products take 16-bit numbers, else as the logits), and adds to the weight's
 gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large as
 memory allows: ``LOGITS_BUDGET``, or ``max_memory``. A soft cap moves the logits six more times and stores its slope;
-extras read them six times; a scale reads and writes them once more, and its gradient stores a copy of them: these use
-separate operators of torch. With mean and sum, the forward pass computes all gradients; the backward pass moves
+extras read them six times; a scale reads and writes them once more, and its gradient stores a copy of them; a
+gradient of the entropy reads them eight times and stores two arrays of their size: these use separate operators of
+torch. With mean and sum, the forward pass computes all gradients; the backward pass moves
 nothing, unless upstream differs from 1.
 """
 
@@ -44,6 +45,7 @@ def run(
     scale: Tensor | None,
     layout: Layout,
     extras: tuple[Tensor, ...] | None = None,
+    of_entropy: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass.
 
@@ -58,6 +60,7 @@ def run(
         scale: one value in the math dtype, on the device, or None for 1.
         layout: says whether the call is batched.
         extras: where to put what else is known of each row, (N, ...) each: log_probs, entropy, accuracy, logsumexp.
+        of_entropy: the upstream gradient of that entropy, (N, ...), or None for 0.
 
     Returns:
         The items in ``layout.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
@@ -80,11 +83,16 @@ def run(
     narrow = _narrows(x)
     spared = scale if narrow and products else None
     passed = None if spared is not None else scale
+    if of_entropy is not None and scale is not None and spared is not None:
+        # there are two scales, of the loss and of the entropy: the largest is the common one
+        spared = torch.cat([scale.reshape(1), of_entropy.reshape(-1).to(math)]).abs().amax()
+        spared = torch.where(spared == 0.0, 1.0, spared)
+        passed, of_entropy = scale / spared, of_entropy / spared
     # what arrives at the layer has logit_scale as a common factor too
     of_layer = spared if logit_scale is None else _scaled(logit_scale, spared)
 
     cap, token_weight = options["softcap"], operands.get("token_weight")
-    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None) + ("logit_scale" in wants)
+    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None or of_entropy is not None) + ("logit_scale" in wants)
     size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, more, options["max_memory"])
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
@@ -96,12 +104,15 @@ def run(
         if extras is not None:
             for one, values in zip(extras, _extras(logits, _rows(target[part]), options), strict=True):
                 one[part] = values[:, 0]
+        of_logits = None
+        if of_entropy is not None and products:
+            of_logits = _entropy_slope(logits).mul_(of_entropy[part, None])
         given: dict[str, Tensor] = {"input": logits, "target": _rows(target[part])}
         if class_weight is not None:
             given["weight"] = class_weight.reshape(1, -1, *(1,) * len(extra))
         dtypes = dict.fromkeys(inner, math)
         if products:
-            dtypes["input"] = dtype if narrow and cap_slope is None else math
+            dtypes["input"] = dtype if narrow and cap_slope is None and of_logits is None else math
         each = None if token_weight is None else token_weight[part, None].to(math)
         own = None if upstream is None else upstream[part, None]
         if each is not None:
@@ -123,9 +134,12 @@ def run(
             axes = [axis for axis in range(2 + len(extra)) if axis != 1]
             sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
         if products:
-            slope = result.gradients["input"]
-            if cap_slope is not None:  # before it is rounded to 16 bits
-                slope = slope.mul_(cap_slope).to(dtype if narrow else math)
+            slope = result.gradients["input"]  # rounded to 16 bits only when all is in it
+            if of_logits is not None:
+                slope = slope.add_(of_logits)
+            if cap_slope is not None:
+                slope = slope.mul_(cap_slope)
+            slope = slope.to(dtype if narrow else math)
             if unscaled is not None:
                 sums.add("logit_scale", _scaled(unscaled.mul_(slope).sum(dtype=torch.float64), spared))
             slope = slope.view(part.stop - part.start, len(flat_w))
@@ -187,6 +201,14 @@ def _extras(logits: Tensor, target: Tensor, options: Mapping[str, Any]) -> tuple
     nan = float("nan")
     log_probs = torch.where(valid, own - lse, torch.where(counted, nan, 0.0))
     return log_probs, entropy, torch.where(valid, (own == largest).to(lse.dtype), nan), lse
+
+
+def _entropy_slope(logits: Tensor) -> Tensor:
+    """The derivative of the entropy in the chapter's ``entropy``."""
+    log_p = logits.log_softmax(1)
+    p = log_p.exp()
+    terms = log_p.masked_fill_(p == 0.0, 0.0).mul_(p)
+    return p.mul_(terms.sum(1, keepdim=True)).sub_(terms)
 
 
 class _Sums:
