@@ -468,6 +468,15 @@ _ENTRIES = (
             _SOFT_CLASS_WEIGHT,
             Operand("token_weight", Domain.NON_NEGATIVE, Extent.ROWS, optional=True, extension=True, decides=False),
             Operand("normalizer", Domain.POSITIVE, Extent.ONE, optional=True, extension=True, decides=False),
+            Operand(
+                "logit_scale",
+                Domain.POSITIVE,
+                Extent.ONE,
+                differentiable=True,
+                optional=True,
+                extension=True,
+                decides=False,
+            ),
         ),
         linear_cross_entropy.LINEAR_CROSS_ENTROPY,
         (

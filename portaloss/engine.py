@@ -68,8 +68,17 @@ def forward(prepared: Prepared, operands: Mapping[str, Any], wants: Collection[s
         return Forward(call.rounded(value), gradients or None, call.extras)
 
 
-def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wants: Collection[str]) -> dict[str, Any]:
+def backward(
+    prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wants: Collection[str], of_entropy: Any = None
+) -> dict[str, Any]:
     """The gradients of the wanted operands for an upstream gradient: a number, or with reduction none one an item.
+
+    Args:
+        prepared: the call.
+        operands: by name.
+        upstream: the gradient of what is differentiated with respect to the loss; None where it is of the entropy only.
+        wants: the operands to differentiate.
+        of_entropy: its gradient with respect to the entropy of return_extras, in the items' shape; None for 0.
 
     Raises:
         ValueError: upstream has another shape than the loss.
@@ -77,11 +86,16 @@ def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wan
     with np.errstate(all="ignore"):
         plan, shape = prepared.plan, prepared.layout.items_shape
         call: backends.Call = prepared.backend.Call(prepared, operands)
+        more = None if of_entropy is None else call.each(of_entropy)
+        if upstream is None:
+            each = plan.reduction is LossReduction.NONE
+            nothing = call.xp.zeros_like(more) if each else call.scale(0.0, 1.0)
+            return call.run(wants, scale=nothing, of_entropy=more)[1]
         given = tuple(np.shape(upstream))
         if plan.reduction is LossReduction.NONE:
             if given != tuple(shape):
                 raise ValueError(f"upstream must have the shape of the loss, {shape}, got {given}")
-            _, gradients = call.run(wants, scale=call.each(upstream))
+            _, gradients = call.run(wants, scale=call.each(upstream), of_entropy=more)
             return gradients
         if prod(given) != 1:
             raise ValueError(f"upstream must be one number, got shape {given}")
@@ -91,7 +105,7 @@ def backward(prepared: Prepared, operands: Mapping[str, Any], upstream: Any, wan
             # L = Σ w l / Σ w: by the quotient rule, each derivative by w loses L, shared by the items that w is part of
             repeats = max(prod(shape), 1) / max(prod(operands["weight"].shape), 1)
             offset = _reduced(call.run()[0], by) / repeats
-        _, gradients = call.run(wants, scale=call.scale(upstream, by), offset=offset)
+        _, gradients = call.run(wants, scale=call.scale(upstream, by), offset=offset, of_entropy=more)
         return gradients
 
 

@@ -260,7 +260,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
     with releases of torch that do not have it. It is also named ``FusedLinearCrossEntropyLoss``.
 
     It takes the function's further arguments, too: softcap, z_loss, max_memory and return_extras at construction,
-    token_weight and normalizer at each call.
+    token_weight, normalizer and logit_scale at each call.
     """
 
     softcap: float | None = None
@@ -312,6 +312,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
         *,
         token_weight: Tensor | None = None,
         normalizer: float | Tensor | None = None,
+        logit_scale: float | Tensor | None = None,
     ) -> Any:
         """The loss of inputs (D) or (N, D) and classes, or distributions of the logits' shape."""
         classes = (self.num_classes, *self.out_features)
@@ -331,6 +332,7 @@ class LinearCrossEntropyLoss(_LinearCrossEntropyBase):
             z_loss=self.z_loss,
             token_weight=token_weight,
             normalizer=normalizer,
+            logit_scale=logit_scale,
             max_memory=self.max_memory,
             return_extras=self.return_extras,
         )

@@ -14,34 +14,55 @@ The formula
 With x a row of the input, W the weight of the layer, b its bias (0 where none is given)::
 
     z[j] = Σ_h x[h] W[j, h] + b[j]
-    ℓ = k cross_entropy(z, t)
+    ℓ = k cross_entropy(s z, t)
 
-where cross-entropy is that of its own chapter, with class weights, label smoothing, ignored rows, soft targets and
-z-loss, and k is a weight of the row's own, 1 where none are given. For K-dimensional losses W is (C, d1, ..., H): each
-of the positions d1, ... has a layer of its own, and its own loss.
+where s is a scale of the logits, 1 where none is given, k is a weight of the row's own, 1 where none are given, and
+cross-entropy is that of its own chapter, with class weights, label smoothing, ignored rows, soft targets and
+z-loss. For K-dimensional losses W is (C, d1, ..., H): each of the positions d1, ... has a layer of its own, and its
+own loss.
 
-Some models keep logits within (-a, a) by a soft cap (Gemma Team, 2024). Then cross-entropy is not of z but of::
+The scale is one number. It is 1/T for a temperature T; Cohere's and Granite's models have it as a constant, and CLIP
+learns it.
 
-    y[j] = a tanh(z[j] / a)
+Some models keep logits within (-a, a) by a soft cap (Gemma Team, 2024). Then cross-entropy is not of s z but of::
+
+    y[j] = a tanh(s z[j] / a)
 
 The derivative, step by step
 ----------------------------
-1. Let g[n, j] = u[n] ∂ℓ[n]/∂z[n, j], with u the upstream gradient of the items times k, and ∂ℓ/∂z from the chapter on
-   cross-entropy. With a soft cap that chapter's is ∂ℓ/∂y, and ∂y/∂z = 1 - tanh²(z/a) = 1/cosh²(z/a).
-2. z[n, j] holds x[n, h] with the factor W[j, h], so what arrives at the input is ::
+1. Let d[n, j] = u[n] ∂ℓ[n]/∂(s z[n, j]), with u the upstream gradient of the items times k, and the derivative from the
+   chapter on cross-entropy. With a soft cap that chapter's is ∂ℓ/∂y, and ∂y/∂(s z) = 1 - tanh²(s z/a) = 1/cosh²(s z/a).
+2. s z[n, j] holds z[n, j] with the factor s, so what arrives at z is g = s d. It holds s with the factor z[n, j], in
+   every row n and class j: G_s = Σ_nj d[n, j] z[n, j].
+3. z[n, j] holds x[n, h] with the factor W[j, h], so what arrives at the input is ::
 
        G_x[n, h] = Σ_j g[n, j] W[j, h]          G_x = g W
 
-3. It holds W[j, h] with the factor x[n, h], in every row n::
+4. It holds W[j, h] with the factor x[n, h], in every row n::
 
        G_W[j, h] = Σ_n g[n, j] x[n, h]          G_W = gᵀ x
 
-4. and b[j] with the factor 1: G_b[j] = Σ_n g[n, j].
-5. Soft targets belong to a row each: u ∂ℓ/∂t. A class weight serves all rows: Σ_n u[n] ∂ℓ[n]/∂w.
+5. and b[j] with the factor 1: G_b[j] = Σ_n g[n, j].
+6. Soft targets belong to a row each: u ∂ℓ/∂t. A class weight serves all rows: Σ_n u[n] ∂ℓ[n]/∂w.
 
-Steps 3 to 5 add over rows. "The derivative of the items, element by element", what every other chapter returns, would
-be N x C x H numbers for W. So this chapter, alone, takes the upstream gradient and returns *gradients*, each in the
-shape of its operand.
+Steps 2 and 4 to 6 add over rows. "The derivative of the items, element by element", what every other chapter returns,
+would be N x C x H numbers for W. So this chapter, alone, takes the upstream gradient and returns *gradients*, each in
+the shape of its operand.
+
+The entropy
+-----------
+Reinforcement learning rewards a model for staying undecided, by c times the entropy of its softmax p::
+
+    H = -Σ_j p[j] log p[j]
+
+It is made of the same logits y, which are gone after the row's turn, so it belongs into the same pass. By the product
+rule ∂H/∂y[i] = -Σ_j (log p[j] + 1) ∂p[j]/∂y[i], and ∂p[j]/∂y[i] = p[j] ([i = j] - p[i]). The 1 adds nothing, since
+Σ_j ∂p[j]/∂y[i] = 0, and what is left is ::
+
+    ∂H/∂y[i] = -p[i] (log p[i] - Σ_j p[j] log p[j]) = -p[i] (log p[i] + H)
+
+With v, the upstream gradient of H, v ∂H/∂y is added to u ∂ℓ/∂y, and steps 1 to 5 go on with the sum. So a loss
+and an entropy need one backward pass together.
 
 Chunks
 ------
@@ -109,6 +130,7 @@ def definition(
     linear_bias: Any = 0,
     weight: Any = None,
     token_weight: Any = 1,
+    logit_scale: Any = 1,
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
@@ -116,8 +138,8 @@ def definition(
     z_loss: float = 0.0,
     xp: Any = np,
 ) -> Any:
-    """k times the cross-entropy of x W + b, capped where there is a cap."""
-    logits = xp.tensordot(input, linear_weight, ([1], [linear_weight.ndim - 1])) + linear_bias
+    """k times the cross-entropy of s (x W + b), capped where there is a cap."""
+    logits = logit_scale * (xp.tensordot(input, linear_weight, ([1], [linear_weight.ndim - 1])) + linear_bias)
     if softcap > 0:
         logits = softcap * xp.tanh(logits / softcap)
     target = target[:, None] if "int" in str(target.dtype) else target
@@ -133,6 +155,7 @@ def fused_linear_cross_entropy(
     linear_bias: Array | None = None,
     weight: Array | None = None,
     token_weight: Array | None = None,
+    logit_scale: Array | None = None,
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
@@ -150,21 +173,24 @@ def fused_linear_cross_entropy(
         linear_bias: b, (C, ...).
         weight: the class weights, (C,).
         token_weight: k, one weight a row, (N, ...).
+        logit_scale: s, one number, ().
         ignore_index: rows with this class as target cost nothing.
         label_smoothing: how much of the target is spread over all classes.
         softcap: a; 0 for none.
         z_loss: ζ in the chapter on cross-entropy.
         upstream: u, what the gradients are multiplied by before they are added up: (N, ...), or a number; None for 1.
-        wants: which of input, linear_weight, linear_bias and, for soft targets, target and weight to differentiate.
+        wants: which of input, linear_weight, linear_bias, logit_scale and, for soft targets, target and weight to
+            differentiate.
     """
-    logits = _logits(input, linear_weight, linear_bias)
+    unscaled = _logits(input, linear_weight, linear_bias)
+    logits = unscaled if logit_scale is None else unscaled * logit_scale
     slope: Array | None = None
     if softcap > 0.0:
         logits, slope = soft_cap(logits, softcap)
     u = _rows(upstream, logits)
     if token_weight is not None:
         u = u * token_weight[:, None]
-    products = {"input", "linear_weight", "linear_bias"}.intersection(wants)
+    products = {"input", "linear_weight", "linear_bias", "logit_scale"}.intersection(wants)
     items, derivatives = softmax.cross_entropy(
         logits,
         _target(target),
@@ -179,6 +205,9 @@ def fused_linear_cross_entropy(
     if products:
         g = derivatives["input"] * u
         g = g if slope is None else g * slope
+        if "logit_scale" in wants:
+            gradients["logit_scale"] = np.sum(g * unscaled)
+        g = g if logit_scale is None else g * logit_scale
         gradients |= _products(g, input, linear_weight, products)
     if "target" in wants:
         gradients["target"] = derivatives["target"] * u
@@ -196,6 +225,18 @@ def soft_cap(logits: Array, cap: float) -> tuple[Array, Array]:
     capped = np.tanh(scaled, out=scaled)
     capped *= logits.dtype.type(cap)
     return capped, slope
+
+
+def entropy(logits: Array) -> tuple[Array, Array]:
+    """H of each row of logits (N, C, ...), (N, 1, ...), and its derivative by the logits; 0 log 0 is 0."""
+    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+    p = np.exp(shifted)
+    total = p.sum(axis=1, keepdims=True)
+    shifted -= np.log(total)
+    p /= total
+    terms = np.multiply(p, np.where(p == 0, 0, shifted), out=shifted)
+    total = -terms.sum(axis=1, keepdims=True)
+    return total, -(terms + p * total)
 
 
 def _logits(input: Array, linear_weight: Array, linear_bias: Array | None) -> Array:

@@ -79,6 +79,28 @@ def test_operations_on_lazy_logits_are_those_on_logits(name):
     torch.testing.assert_close(found[0][1:], found[1][1:])
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_logits_that_are_scaled_and_capped_are_not_computed(cap, bias):
+    generator = torch.Generator().manual_seed(1)
+    layer = torch.nn.Linear(4, 7, bias=bias)
+    layer.__class__ = LazyHead
+    x = torch.randn(6, 4, generator=generator, requires_grad=True)
+    target = torch.arange(6)
+
+    def loss(logits):
+        logits = 0.5 * logits
+        return F.cross_entropy(logits if cap is None else cap * torch.tanh(logits / cap), target)
+
+    logits = layer(x)
+    found = loss(logits)
+    assert logits._taken
+    leaves = [x, *layer.parameters()]
+    expected = loss(F.linear(x, layer.weight, layer.bias))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves))
+
+
 @pytest.mark.filterwarnings("ignore:.*jit.trace:DeprecationWarning")
 def test_no_lazy_logits_where_pytorch_is_transforming():
     layer = torch.nn.Linear(4, 7)

@@ -47,10 +47,9 @@ def linear_cross_entropy(options: Options, operands: Specs) -> Layout:
     inner = cross_entropy(options, checked)
     if "token_weight" in operands:
         _require_token_weight(operands["token_weight"], inner.items_shape)
-    if "normalizer" in operands and operands["normalizer"].ndim:
-        raise RuntimeError(
-            f"expected normalizer to be one number, 0-dimensional, got shape {operands['normalizer'].shape}"
-        )
+    for name in ("normalizer", "logit_scale"):
+        if name in operands and operands[name].ndim:
+            raise RuntimeError(f"expected {name} to be one number, 0-dimensional, got shape {operands[name].shape}")
     views: dict[str, View] = {}
     if unbatched:
         views["input"] = batch

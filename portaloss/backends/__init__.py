@@ -33,7 +33,13 @@ class Call(Protocol):
         """An upstream gradient of one number an item, in the chapter's shape of items."""
 
     def run(
-        self, wants: Collection[str] = (), *, items: bool = False, scale: Any = None, offset: Any = None
+        self,
+        wants: Collection[str] = (),
+        *,
+        items: bool = False,
+        scale: Any = None,
+        offset: Any = None,
+        of_entropy: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """One pass: items, or what a sum is made of; and the gradients of the operands in ``wants``.
 
@@ -43,6 +49,7 @@ class Call(Protocol):
                 float64 items.
             scale: what ``scale`` or ``each`` gave; None for 1.
             offset: taken off each derivative by the weight.
+            of_entropy: what ``each`` gave for the upstream gradient of linear cross-entropy's entropy; None for 0.
         """
 
     def rounded(self, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -87,9 +88,27 @@ def in_dtype_of(loss: Any, *operands: Any) -> Any:
         return loss.astype(dtype)
 
 
+def as_pytorch_promotes(loss: Any, *operands: Any) -> Any:
+    """The loss in the dtype of PyTorch's arithmetic on tensors, which asks one without axes for its category only."""
+    same = len({operand.dtype for operand in operands}) == 1 or len({operand.ndim > 0 for operand in operands}) == 1
+    if same or not arrays.is_tensor(loss) or gradients.active() is not None:
+        return loss
+    return in_dtype_of(loss, sum(operand.new_empty((0,) if operand.ndim else ()) for operand in operands))
+
+
+def named(function: Callable[..., Any], **operands: Any) -> Any:
+    """What a function gives for the operands. An error of their own library's arithmetic gets their names."""
+    try:
+        return function(*operands.values())
+    except (TypeError, RuntimeError) as error:  # NotImplementedError is a RuntimeError
+        given = " and ".join(f"{name} of dtype {checks.dtype_name(value)}" for name, value in operands.items())
+        raise type(error)(f"{error} Got {given}") from None
+
+
 def lead_of_integers(input1: Any, input2: Any, target: Any) -> dict[str, Any]:
     """Floating operands with the same loss: as in PyTorch, products of integers are computed in their own dtype."""
     checks.broadcast_shape(target=target.shape, input=checks.broadcast_shape(input1=input1.shape, input2=input2.shape))
     with np.errstate(over="ignore"):
-        behind = floating(-target * (input1 - input2))  # unsigned integers wrap around in PyTorch too
+        # unsigned integers wrap around in PyTorch too
+        behind = named(lambda target, x, y: floating(-target * (x - y)), target=target, input1=input1, input2=input2)
     return {"input1": behind * 0, "input2": behind, "target": behind * 0 + 1}

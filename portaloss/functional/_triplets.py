@@ -9,7 +9,7 @@ import numpy as np
 
 from portaloss import arrays, dispatch
 from portaloss.arrange.rowwise import triplet_shape
-from portaloss.functional._arrays import are_complex, are_integers, floating, has_shape, zero
+from portaloss.functional._arrays import are_complex, are_integers, floating, has_shape, named, zero
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import as_reduction
 
@@ -38,12 +38,12 @@ def _of_gaps(
     counts; since the loss falls with the distance, the item is the larger of the two losses.
     """
 
-    def gap(x: Any, y: Any) -> Any:
+    def gap(**pair: Any) -> Any:
         with np.errstate(over="ignore"):  # unsigned integers wrap around, as in PyTorch
-            return abs(floating(x - y) + eps)
+            return named(lambda x, y: abs(floating(x - y) + eps), **pair)
 
-    near = gap(anchor, positive)
-    fars = [gap(anchor, negative), *([gap(positive, negative)] if swap else [])]
+    near = gap(anchor=anchor, positive=positive)
+    fars = [gap(anchor=anchor, negative=negative), *([gap(positive=positive, negative=negative)] if swap else [])]
     losses = [
         dispatch.loss(
             LossKind.TRIPLET_MARGIN,

@@ -17,12 +17,14 @@ from portaloss.plan import as_number
 class LinearCrossEntropyExtras(NamedTuple):
     """What ``return_extras`` adds to the loss: one value for each item, in float32 (float64 for float64).
 
-    They are computed from the logits after ``softcap``. They do not depend on weights, label smoothing or z_loss, and
-    no gradient flows through them.
+    They are computed from the logits z after ``logit_scale`` and ``softcap``. They do not depend on weights, label
+    smoothing or z_loss. With tensors, the gradient of the entropy flows to what the logits are made of, so that an
+    entropy bonus can be part of a loss; its backward pass is one with the loss's, and computes the logits again. To
+    log an entropy, detach it: then it keeps no graph. No gradient flows through the other extras.
     """
 
     log_probs: Any  #: log p[t] of the target class, 0 where it is ignored; Σ t[c] log p[c] for a target distribution
-    entropy: Any  #: -Σ p[c] log p[c]
+    entropy: Any  #: H = -Σ p[c] log p[c]; its derivative by z[c] is -p[c] (log p[c] + H)
     accuracy: Any  #: 1 where no class has a larger logit than the target, else 0; nan where the target is ignored
     logsumexp: Any  #: log Σ exp(z)
 
@@ -43,6 +45,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: Literal[False] = False,
 ) -> ArrayT: ...
@@ -64,6 +67,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: Literal[True],
 ) -> tuple[ArrayT, LinearCrossEntropyExtras]: ...
@@ -84,6 +88,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     token_weight: Array | None = None,
     normalizer: float | Array | None = None,
+    logit_scale: float | Array | None = None,
     max_memory: int | None = None,
     return_extras: bool = False,
 ) -> ArrayT | tuple[ArrayT, LinearCrossEntropyExtras]:
@@ -97,8 +102,8 @@ def linear_cross_entropy(
     A is ``linear_weight``, b ``linear_bias`` and w the class weights, 1 by default. Label smoothing ε mixes the target
     with the uniform distribution: (1 - ε) t + ε / C. The value is that of ``cross_entropy`` of the logits, but only the
     logits of one chunk of rows are in memory at a time. PyTorch does not have the arguments after ``options``: with a
-    cap a, z is a tanh((A x + b) / a); z-loss adds ζ (log Σ exp(z))² to each item that is not ignored; token weights
-    multiply the items.
+    scale s, z is s (A x + b); with a cap a as well, z is a tanh(s (A x + b) / a), so the scale comes after the bias and
+    before the cap; z-loss adds ζ (log Σ exp(z))² to each item that is not ignored; token weights multiply the items.
 
     Args:
         input: x, of a floating dtype: (D) or (N, D), with D features.
@@ -122,15 +127,17 @@ def linear_cross_entropy(
             gradient: for one, multiply the items of reduction none by the token weights instead.
         normalizer: a number, or an array of one number, that the mean divides by instead. It may be on the device. An
             example is the number of tokens in all batches whose gradients are accumulated.
+        logit_scale: s, a number, or an array of one number, which may be on the device: a model's constant, 1/T for a
+            temperature T, or a parameter. None for no scale.
         max_memory: bytes of scratch memory, beyond the loss and the gradients, that chunks are sized for: 72 MiB by
             default on a CPU and 1 GiB on a GPU. A chunk has at least 8 rows on a CPU and one on a GPU.
         return_extras: whether to return ``LinearCrossEntropyExtras`` too. They come from the same pass over the logits,
-            except under torch.compile, where they need a second one.
+            except under torch.compile, where they need a second one, and so does the entropy's gradient.
 
     Returns:
         The loss, in the dtype of input: items of the shape of the logits without the class axis, or one number. The
-        gradient flows to input, linear_weight and linear_bias, and with target distributions to target and weight. With
-        return_extras, a pair of the loss and the extras.
+        gradient flows to input, linear_weight, linear_bias and logit_scale, and with target distributions to target
+        and weight. With return_extras, a pair of the loss and the extras.
 
     Raises:
         TypeError: an operand is not an array, NumPy arrays and torch tensors are mixed, or an option has a wrong type.
@@ -160,6 +167,8 @@ def linear_cross_entropy(
         logits = (*input.shape[:-1], *linear_weight.shape[:-1])
         if target.shape == logits and input.shape[-1:] == linear_weight.shape[-1:]:
             raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer is what a mean is divided by, got one with reduction {reduction!r}")
     operands = {
         "input": input,
         "linear_weight": linear_weight,
@@ -167,7 +176,8 @@ def linear_cross_entropy(
         "linear_bias": linear_bias,
         "weight": weight,
         "token_weight": token_weight,
-        "normalizer": _as_operand(normalizer, reduction, input),
+        "normalizer": None if normalizer is None else _as_operand(normalizer, input),
+        "logit_scale": None if logit_scale is None else _as_operand(logit_scale, input),
     }
     result: Any = dispatch.loss(
         LossKind.FUSED_LINEAR_CROSS_ENTROPY,
@@ -193,17 +203,13 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def _as_operand(normalizer: Any, reduction: str, input: Any) -> Any:
-    """The normalizer as an operand: a number becomes an array of input's library and device."""
-    if normalizer is None:
-        return None
-    if reduction != "mean":
-        raise ValueError(f"normalizer is what a mean is divided by, got one with reduction {reduction!r}")
-    if isinstance(normalizer, (bool, np.generic)) or not isinstance(normalizer, (int, float)):
-        return normalizer
+def _as_operand(value: Any, input: Any) -> Any:
+    """The value as an operand: a Python number becomes an array of input's library and device."""
+    if isinstance(value, (bool, np.generic)) or not isinstance(value, (int, float)):
+        return value
     if arrays.is_tensor(input):
-        return input.new_full((), float(normalizer), dtype=sys.modules["torch"].float64)
-    return np.asarray(normalizer, np.float64)
+        return input.new_full((), float(value), dtype=sys.modules["torch"].float64)
+    return np.asarray(value, np.float64)
 
 
 fused_linear_cross_entropy = linear_cross_entropy

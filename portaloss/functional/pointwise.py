@@ -5,11 +5,14 @@ The file is long because most of it is public documentation.
 
 from __future__ import annotations
 
+from typing import Any
+
 from portaloss import checks, dispatch
 from portaloss.functional._arrays import (
     Array,
     ArrayT,
     are_integers,
+    as_pytorch_promotes,
     everywhere,
     floating,
     has_shape,
@@ -192,7 +195,8 @@ def kl_div(
         log_target=log_target,
         batchmean=batchmean,
     )
-    return loss
+    promoted: ArrayT = as_pytorch_promotes(loss, input, target)
+    return promoted
 
 
 def poisson_nll_loss(
@@ -244,7 +248,10 @@ def poisson_nll_loss(
     reduction = reduction_of(reduction, size_average, reduce, own_text="{} is not a valid value for reduction")
     operands = {"input": floating(input), "target": target}
     loss: ArrayT = dispatch.loss(LossKind.POISSON_NLL, reduction, operands, log_input=log_input, full=full, eps=eps)
-    return loss
+    if log_input and are_integers(input) and input.ndim:
+        return loss  # PyTorch's product t x has axes, and a dtype of t's category
+    promoted: ArrayT = as_pytorch_promotes(loss, *operands.values())
+    return promoted
 
 
 def gaussian_nll_loss(
@@ -296,7 +303,11 @@ def gaussian_nll_loss(
     reduction = reduction_of(reduction, None, None, own_text="{} is not valid")
     operands = {"input": input, "target": target, "var": var}
     loss: ArrayT = dispatch.loss(LossKind.GAUSSIAN_NLL, reduction, operands, full=full, eps=eps)
-    return loss
+    variance: Any = var
+    if input.ndim == 1 and not variance.ndim:  # one for the row, which PyTorch gives an axis
+        variance = variance.reshape(1)
+    promoted: ArrayT = as_pytorch_promotes(loss, input, target, variance)
+    return promoted
 
 
 def hinge_embedding_loss(

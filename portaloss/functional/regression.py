@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from portaloss import checks, dispatch
-from portaloss.functional._arrays import Array, ArrayT, are_complex, are_integers, has_shape, zero
+from portaloss.functional._arrays import Array, ArrayT, are_complex, are_integers, has_shape, named, zero
 from portaloss.functional._legacy import reduction_of, warn_of_sizes
 from portaloss.kinds import LossKind
 
@@ -115,7 +115,7 @@ def l1_loss(
 def _moduli(input: Any, target: Any) -> dict[str, Any]:
     """Real operands whose L1 items are the moduli of the complex differences."""
     checks.broadcast_shape(input=input.shape, target=target.shape)
-    modulus = abs(input - target)
+    modulus = named(lambda x, t: abs(x - t), input=input, target=target)
     return {"input": modulus, "target": zero(modulus)}
 
 

@@ -342,10 +342,7 @@ def _cross_entropy(
         return None
     rows, matrix, bias = logits._rows, logits._product.operands[1], logits._bias
     scale = logits._scale * (logits._cap or 1.0)
-    if abs(scale - 1) > 1e-12:  # a soft cap divides and multiplies by the same number
-        if bias is not None:
-            return None
-        rows = rows * scale
+    is_scaled = abs(scale - 1) > 1e-12  # a soft cap divides and multiplies by the same number
     logits._product.check()
     device = logits.device.type
     wide = logits.dtype == torch.float32 or torch.is_autocast_enabled(device)
@@ -353,7 +350,13 @@ def _cross_entropy(
         loss: Tensor = dispatch.loss(
             LossKind.FUSED_LINEAR_CROSS_ENTROPY,
             reduction,
-            {"input": rows, "linear_weight": matrix, "target": target, "linear_bias": bias},
+            {
+                "input": rows,
+                "linear_weight": matrix,
+                "target": target,
+                "linear_bias": bias,
+                "logit_scale": rows.new_full((), scale, dtype=torch.float64) if is_scaled else None,
+            },
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
             softcap=logits._cap or 0.0,

@@ -189,7 +189,7 @@ def _soft(every: tuple[str, ...]) -> list[Recipe]:
 def _extensions(loss: Loss) -> list[Recipe]:
     """Recipes of the operands and options that PyTorch does not have, used together."""
     every = tuple(operand.name for operand in loss.operands if operand.optional)
-    unnormalised = tuple(name for name in every if loss.operand(name).extent is not Extent.ONE)
+    unnormalised = tuple(name for name in every if name != "normalizer")
     options = (("softcap", 2.0), ("z_loss", 0.25))
     smooth = (*options, ("label_smoothing", 0.1))
     made = [

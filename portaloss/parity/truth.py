@@ -181,9 +181,10 @@ class _Terms:
 class _LinearTerms(_Terms):
     """Fused linear cross-entropy: the chapter of cross-entropy on logits, and the chain rule through the product.
 
-    The magnitude of a logit is |x| |W| + |b|. Errors of logits in proportion to it change an item by the item's
-    derivative, and change a derivative by the derivative of the softmax. So both are added to the magnitudes of
-    cross-entropy itself. The magnitude of a product with a gradient is a sum of absolute terms again.
+    The magnitude of a logit is |x| |W| + |b|, times |s| where there is a scale s. Errors of logits in proportion to it
+    change an item by the item's derivative, and change a derivative by the derivative of the softmax. So both are added
+    to the magnitudes of cross-entropy itself. The magnitude of a product with a gradient is a sum of absolute terms
+    again.
     """
 
     def __init__(self, given: Mapping[str, Array], options: Mapping[str, Any], wants: tuple[str, ...]) -> None:
@@ -201,6 +202,9 @@ class _LinearTerms(_Terms):
             logits = logits + given["linear_bias"].reshape(-1)
             sizes = sizes + np.abs(given["linear_bias"]).reshape(-1)
         logits, sizes = (array.reshape(len(self._x), *self._shape) for array in (logits, sizes))
+        self._scale = given.get("logit_scale", np.ones(()))
+        self._unscaled, self._unscaled_sizes = logits, sizes
+        logits, sizes = logits * self._scale, sizes * np.abs(self._scale)
         known = {name: options[name] for name in ("ignore_index", "label_smoothing", "z_loss")}
         cap, cap_slope, cap_moved = options["softcap"], np.ones(()), np.zeros(())
         if cap > 0.0:
@@ -245,8 +249,8 @@ class _LinearTerms(_Terms):
     def gradients(self, per_item: Array) -> dict[str, tuple[Array, Array]]:
         """The same for this loss, with matrix products in place of sums over broadcast axes."""
         u = (per_item * self._token_weight)[:, None]
-        slopes = (self._slope * u).reshape(len(self._x), len(self._matrix))
-        sizes = (self._slope_size * np.abs(u)).reshape(len(self._x), len(self._matrix))
+        slopes = (self._slope * (u * self._scale)).reshape(len(self._x), len(self._matrix))
+        sizes = (self._slope_size * np.abs(u * self._scale)).reshape(len(self._x), len(self._matrix))
         result = {}
         if "input" in self._wants:
             result["input"] = (_product(slopes, self._matrix), sizes @ np.abs(self._matrix))
@@ -255,6 +259,10 @@ class _LinearTerms(_Terms):
         if "linear_bias" in self._wants:
             total = (1, len(self._matrix))
             result["linear_bias"] = (_sum_to(slopes, total), _sum_to(sizes, total))
+        if "logit_scale" in self._wants:
+            terms = self._slope * u * self._unscaled
+            of_terms = _finite_product(self._slope_size * np.abs(u), self._unscaled_sizes)
+            result["logit_scale"] = (_total(terms), _total(of_terms))
         for name, (derivative, size) in self._costs.items():
             shape = self._ce_operands[name].shape
             value = _sum_to(np.broadcast_to(derivative * u, self._slope.shape), shape)
@@ -311,6 +319,10 @@ def _quotient(items: Array, by: Array) -> Array:
     if by.ndim:
         return np.asarray(np.add.reduce(items / by, axis=None, dtype=_WIDE), np.float64)
     return np.asarray(np.add.reduce(items, axis=None, dtype=_WIDE) / by, np.float64)
+
+
+def _total(array: Array) -> Array:
+    return np.asarray(np.add.reduce(array, axis=None, dtype=_WIDE), np.float64)
 
 
 def _sum_to(array: Array, shape: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -122,25 +122,53 @@ def in_dtype(operands: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     return {name: value.to(wide) if value.is_floating_point() else value for name, value in operands.items()}
 
 
-def are_asked(upstream: Tensor) -> bool:
+def are_asked(*upstreams: Tensor | None) -> bool:
     """Whether a backward pass is one for compositions: it will be differentiated, or is of many upstreams at once.
 
     The first is create_graph, the second is_grads_batched, of which torch.autograd.functional.jacobian's vectorize is.
     """
     is_batched: Any = torch._C._functorch.is_legacy_batchedtensor
-    return torch.is_grad_enabled() or bool(is_batched(upstream))
+    return torch.is_grad_enabled() or any(one is not None and bool(is_batched(one)) for one in upstreams)
 
 
-def gradients(plan: Plan, operands: Mapping[str, Tensor], wants: tuple[str, ...], upstream: Tensor) -> tuple[Any, ...]:
+def gradients(
+    plan: Plan,
+    operands: Mapping[str, Tensor],
+    wants: tuple[str, ...],
+    upstream: Tensor | None,
+    of_entropy: Tensor | None = None,
+) -> tuple[Any, ...]:
     """The gradients of some operands, themselves differentiable in all operands and upstream; None where none flows.
 
     The operands are those of the graph, and not detached: what is differentiated later flows on through them.
+
+    Args:
+        plan: of the loss.
+        operands: by name.
+        wants: the operands to differentiate.
+        upstream: the gradient of what is differentiated with respect to the loss; None for 0.
+        of_entropy: its gradient with respect to the entropy of return_extras; None for 0.
     """
+    values, upstreams = [], []
     with torch.enable_grad():
-        value = loss(plan, operands)
+        if upstream is not None:
+            values.append(loss(plan, operands))
+            upstreams.append(upstream)
+        if of_entropy is not None:
+            harmless, _ = apart(plan, operands)
+            values.append(linear_cross_entropy_extras(harmless, plan.values)[1])
+            upstreams.append(of_entropy)
         return torch.autograd.grad(
-            value, [operands[name] for name in wants], upstream, create_graph=True, allow_unused=True
+            values, [operands[name] for name in wants], upstreams, create_graph=True, allow_unused=True
         )
+
+
+def of_logits(names: Collection[str]) -> tuple[str, ...]:
+    """Those of linear cross-entropy's operands that its logits, and so their entropy, depend on."""
+    return tuple([name for name in names if name in _OF_LOGITS])
+
+
+_OF_LOGITS = frozenset({"input", "linear_weight", "linear_bias", "logit_scale"})
 
 
 def _reduced(items: Tensor, reduction: str) -> Tensor:
@@ -190,13 +218,14 @@ def linear_cross_entropy(operands: Mapping[str, Tensor], options: Mapping[str, A
 
 
 def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """What return_extras gives: log_probs, entropy, accuracy and logsumexp, without derivatives."""
-    detached = {name: value.detach() for name, value in operands.items()}
-    logits, target = _linear_logits(detached, options), detached["target"]
+    """What return_extras gives: log_probs, entropy, accuracy and logsumexp. The entropy alone has derivatives."""
+    logits, target = _linear_logits(operands, options), operands["target"].detach()
     logits = logits if logits.dtype is torch.float64 else logits.float()
     axis = _class_axis(logits)
     log_p = logits.log_softmax(axis)
-    entropy = torch.special.entr(log_p.exp()).sum(axis)
+    # 0 log 0 is 0, and so are its derivatives
+    entropy = -(log_p.exp() * torch.where(log_p == float("-inf"), 0.0, log_p)).sum(axis)
+    logits, log_p = logits.detach(), log_p.detach()
     largest, chosen = logits.max(axis)
     lse = logits.logsumexp(axis)
     if target.is_floating_point():
@@ -211,6 +240,8 @@ def linear_cross_entropy_extras(operands: Mapping[str, Tensor], options: Mapping
 
 def _linear_logits(operands: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
     logits = pytorch.linear_logits(operands["input"], operands["linear_weight"], operands.get("linear_bias"))
+    if "logit_scale" in operands:
+        logits = logits * operands["logit_scale"].to(logits.dtype)
     cap = options.get("softcap", 0.0)
     return cap * torch.tanh(logits / cap) if cap else logits
 

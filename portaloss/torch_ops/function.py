@@ -9,7 +9,7 @@ import torch
 
 from portaloss import engine
 from portaloss.backends import Prepared
-from portaloss.torch_ops import gradients
+from portaloss.torch_ops import composites, gradients
 
 
 def apply(prepared: Prepared, operands: dict[str, Any]) -> Any:
@@ -43,13 +43,20 @@ class _Loss(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         if result.extras is None:
             return result.value
-        ctx.mark_non_differentiable(*result.extras)
+        ctx.set_materialize_grads(False)  # zeros for an entropy that nobody differentiates would cost a pass
+        log_probs, entropy, *others = result.extras
+        constant = [] if composites.of_logits(wants) else [entropy]
+        ctx.mark_non_differentiable(log_probs, *constant, *others)
         return result.value, *result.extras
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, *of_extras: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        del of_extras  # they have no derivative
+    def backward(
+        ctx: Any, upstream: torch.Tensor | None, *of_extras: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
         prepared, names, wants = ctx.call
+        of_entropy = of_extras[1] if of_extras else None  # the other extras have no derivative
+        if upstream is None:
+            wants = composites.of_logits(wants) if of_entropy is not None else ()
         early, ctx.early = ctx.early, None  # they belong to the first backward pass
 
         def operands() -> dict[str, torch.Tensor]:
@@ -64,7 +71,8 @@ class _Loss(torch.autograd.Function):
                 upstream,
                 early,
                 rescale=lambda early: engine.rescale(prepared, early, upstream),
-                compute=lambda: engine.backward(prepared, operands(), upstream, wants),
+                compute=lambda: engine.backward(prepared, operands(), upstream, wants, of_entropy) if wants else {},
+                of_entropy=of_entropy,
             )
         return None, *[found.get(name) for name in names]
 

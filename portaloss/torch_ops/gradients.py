@@ -32,11 +32,12 @@ def flowing(
     plan: Plan,
     operands: Callable[[], dict[str, Tensor]],
     wants: tuple[str, ...],
-    upstream: Tensor,
+    upstream: Tensor | None,
     early: dict[str, Tensor] | None,
     *,
     rescale: Callable[[dict[str, Tensor]], Gradients | None],
     compute: Callable[[], Gradients],
+    of_entropy: Tensor | None = None,
 ) -> Gradients:
     """The wanted gradients, by name.
 
@@ -44,12 +45,13 @@ def flowing(
         plan: of the loss.
         operands: gives the graph's own.
         wants: the operands to differentiate.
-        upstream: the gradient of what is differentiated with respect to the loss.
+        upstream: the gradient of what is differentiated with respect to the loss; None for 0.
         early: the gradients that came with the loss, for an upstream of 1; None where there are none.
         rescale: multiplies them by upstream; None where they must be computed instead.
         compute: computes the gradients.
+        of_entropy: its gradient with respect to the entropy of return_extras; None for 0.
     """
-    if composites.are_asked(upstream):
-        return dict(zip(wants, composites.gradients(plan, operands(), wants, upstream), strict=True))
-    found = rescale(early) if early else None
+    if wants and composites.are_asked(upstream, of_entropy):
+        return dict(zip(wants, composites.gradients(plan, operands(), wants, upstream, of_entropy), strict=True))
+    found = rescale(early) if early and upstream is not None and of_entropy is None else None
     return compute() if found is None else found

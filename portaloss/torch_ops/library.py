@@ -18,7 +18,7 @@ from portaloss.arrange import specs
 from portaloss.catalogue import LOSSES, Loss
 from portaloss.kinds import LossKind, LossReduction
 from portaloss.plan import Plan, as_reduction, differentiable, make_plan, result_dtype
-from portaloss.torch_ops import gradients
+from portaloss.torch_ops import composites, gradients
 
 NAMESPACE = "portaloss"
 
@@ -151,9 +151,14 @@ def _unbatched(size: int, in_dims: Sequence[int | None], arguments: Sequence[Any
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    """Tensors as autograd keeps them, the gradients that came with the loss last; the rest as it is."""
+    """What ``_restored`` gives, the gradients that came with the loss among it."""
     early = output[1]
     ctx.mark_non_differentiable(*early)
+    _keep(ctx, inputs, early)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], early: Sequence[Tensor] = ()) -> None:
+    """Tensors as autograd keeps them, the gradients that came with the loss last; the rest as it is."""
     ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *early)
     ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
 
@@ -166,18 +171,22 @@ def _restored(ctx: Any) -> tuple[list[Any], list[Tensor]]:
 
 OPERATORS: dict[LossKind, Operator] = {kind: Operator(loss) for kind, loss in LOSSES.items()}
 
-_EXTRAS_OPERANDS = ("input", "linear_weight", "target", "linear_bias")
+_EXTRAS_OPERANDS = ("input", "linear_weight", "target", "linear_bias", "logit_scale")
 _EXTRAS_OPTIONS = (("ignore_index", -100), ("softcap", 0.0), ("max_memory", 0))
 
 
 def _define_extras() -> Callable[..., Sequence[Tensor]]:
-    """``torch.ops.portaloss.linear_cross_entropy_extras``: log_probs, entropy, accuracy, logsumexp."""
-    name = f"{NAMESPACE}::linear_cross_entropy_extras"
-    torch.library.define(
-        name,
-        "(Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, int ignore_index, float softcap, "
-        "int max_memory) -> (Tensor, Tensor, Tensor, Tensor)",
+    """``torch.ops.portaloss.linear_cross_entropy_extras``: log_probs, entropy, accuracy, logsumexp.
+
+    ``linear_cross_entropy_entropy_backward`` has the gradient with respect to the entropy before the same arguments.
+    """
+    name, backward = f"{NAMESPACE}::linear_cross_entropy_extras", f"{NAMESPACE}::linear_cross_entropy_entropy_backward"
+    schema = (
+        "Tensor input, Tensor linear_weight, Tensor target, Tensor? linear_bias, Tensor? logit_scale, "
+        "int ignore_index, float softcap, int max_memory"
     )
+    torch.library.define(name, f"({schema}) -> (Tensor, Tensor, Tensor, Tensor)")
+    torch.library.define(backward, f"(Tensor upstream, {schema}, str[] wants) -> Tensor[]")
     loss = LOSSES[LossKind.FUSED_LINEAR_CROSS_ENTROPY]
 
     def given(arguments: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -185,11 +194,14 @@ def _define_extras() -> Callable[..., Sequence[Tensor]]:
         options = zip((name for name, _ in _EXTRAS_OPTIONS), arguments[len(_EXTRAS_OPERANDS) :], strict=True)
         return {name: value for name, value in operands if value is not None}, dict(options)
 
-    def run(*arguments: Any) -> tuple[Tensor, ...]:
-        operands, options = given(arguments)
+    def plan_of(operands: dict[str, Tensor], options: dict[str, Any]) -> Plan:
         backend = backends.for_device(operands["input"].device.type)
         known = (*options.items(), ("return_extras", True))
-        plan = make_plan(loss.kind, result_dtype(loss, operands), LossReduction.SUM, backend, known)
+        return make_plan(loss.kind, result_dtype(loss, operands), LossReduction.SUM, backend, known)
+
+    def run(*arguments: Any) -> tuple[Tensor, ...]:
+        operands, options = given(arguments)
+        plan = plan_of(operands, options)
         extras = engine.forward(engine.prepare(plan, specs(operands)), operands).extras
         assert extras is not None, "the plan asks for them"
         return extras
@@ -201,8 +213,49 @@ def _define_extras() -> Callable[..., Sequence[Tensor]]:
         shape = items_shape(plan, operands)
         return tuple(operands["input"].new_empty(shape, dtype=dtype) for _ in range(4))
 
+    def run_backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+        operands, options = given(arguments[:-1])
+        wants = arguments[-1]
+        prepared = engine.prepare(plan_of(operands, options), specs(operands))
+        found = engine.backward(prepared, operands, None, wants, upstream)
+        return [found[name] for name in wants]
+
+    def fake_backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+        del upstream
+        operands, _ = given(arguments[:-1])
+        return [torch.empty_like(operands[name]) for name in arguments[-1]]
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        log_probs, _, *others = output
+        ctx.mark_non_differentiable(log_probs, *others)
+        _keep(ctx, inputs)
+
+    def flowing(ctx: Any, of_log_probs: Any, upstream: Tensor, *of_others: Any) -> tuple[Any, ...]:
+        del of_log_probs, of_others  # these have no derivative
+        arguments, _ = _restored(ctx)
+        operands, options = given(arguments)
+        needed = [name for name, need in zip(_EXTRAS_OPERANDS, ctx.needs_input_grad, strict=False) if need]
+        wants = composites.of_logits(needed)
+        found = gradients.flowing(
+            plan_of(operands, options),
+            lambda: operands,
+            wants,
+            None,
+            None,
+            rescale=lambda early: None,
+            compute=lambda: dict(
+                zip(wants, backward_operator(upstream, *arguments, list(wants)), strict=True) if wants else ()
+            ),
+            of_entropy=upstream,
+        )
+        return *(found.get(name) for name in _EXTRAS_OPERANDS), *(None for _ in _EXTRAS_OPTIONS)
+
     torch.library.impl(name, "default", run)
+    torch.library.impl(backward, "default", run_backward)
     torch.library.register_fake(name, fake)
+    torch.library.register_fake(backward, fake_backward)
+    torch.library.register_autograd(name, flowing, setup_context=save)
+    backward_operator = getattr(torch.ops, NAMESPACE).linear_cross_entropy_entropy_backward.default
     operator: Callable[..., Sequence[Tensor]] = getattr(torch.ops, NAMESPACE).linear_cross_entropy_extras.default
     return operator
 
@@ -239,5 +292,5 @@ def call(kind: str, reduction: str, operands: dict[str, Tensor], options: dict[s
     value, _ = operator(*arguments, wants)
     if not options.get("return_extras", False):
         return value
-    detached = [None if operands.get(name) is None else operands[name].detach() for name in _EXTRAS_OPERANDS]
-    return value, tuple(_EXTRAS(*detached, *(options.get(name, default) for name, default in _EXTRAS_OPTIONS)))
+    given = [operands.get(name) for name in _EXTRAS_OPERANDS]
+    return value, tuple(_EXTRAS(*given, *(options.get(name, default) for name, default in _EXTRAS_OPTIONS)))

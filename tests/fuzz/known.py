@@ -13,10 +13,6 @@ KNOWN: list[str] = [
     r"TRIPLET_MARGIN (kinks|extremes): of (anchor|positive): ",
     # triplet_margin_loss with a large eps and a p that is no whole number: 8.5 ulp in float32, at most 4
     r"TRIPLET_MARGIN \w+: of \w+: \d\.?\d* ulp",
-    # l1_loss of complex and uint16 operands
-    r"Promotion for uint16, uint32, uint64 types is not supported",
-    # poisson_nll_loss of a 0-dimensional input of integers: float32, where PyTorch has the dtype of a 16-bit target
-    r"dtype torch.float32, PyTorch's is torch.b?float16",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 
 import pytest
 import torch
@@ -92,6 +93,42 @@ def test_dtypes(function, kinds, options, reduction, tally):
         return True
 
     tally["samples"] += each(cases())
+
+
+@pytest.mark.parametrize(("function", "count"), [("kl_div", 2), ("poisson_nll_loss", 2), ("gaussian_nll_loss", 3)])
+def test_dtypes_of_operands_without_axes(function, count):
+    """PyTorch's arithmetic lets an operand with axes decide, unless one without is of a higher category."""
+    ours, theirs = pair(function)
+    compared = 0
+    for chosen in itertools.product([torch.uint8, *DTYPES], repeat=count):
+        for shapes in itertools.product([(), (3,)], repeat=count):
+            case = [torch.ones(shape, dtype=dtype) for shape, dtype in zip(shapes, chosen, strict=True)]
+            for reduction in ("none", "sum"):
+                try:
+                    right = theirs(*case, reduction=reduction)
+                except (RuntimeError, ValueError):
+                    continue
+                if right.dtype.is_floating_point and any(tensor.is_floating_point() for tensor in case):
+                    assert ours(*case, reduction=reduction).dtype == right.dtype, (chosen, shapes)
+                    compared += 1
+    assert compared > 100
+
+
+@pytest.mark.parametrize("function", ["l1_loss", "margin_ranking_loss", "triplet_margin_loss"])
+def test_dtypes_that_pytorch_does_not_promote_are_errors_with_names(function):
+    ours, _ = pair(function)
+    names = {"l1_loss": ["input", "target"], "margin_ranking_loss": ["input1", "input2", "target"]}
+    dtypes = [torch.uint16, torch.uint32, torch.complex64, torch.int32, torch.uint8, torch.bool, torch.float32]
+    refused = []
+    for chosen in itertools.product(dtypes, repeat=len(names.get(function, "123"))):
+        case = [torch.ones(2, 3).to(dtype) for dtype in chosen]
+        try:
+            ours(*case)
+        except (TypeError, RuntimeError, ValueError) as error:
+            refused.append(str(error))
+    known = "|".join(names.get(function, ["anchor", "positive", "negative"]))
+    assert refused
+    assert not [text for text in refused if not re.search(rf"\b({known})\b", text)]
 
 
 #: The functions of which PyTorch tests dtypes beside the floating ones.

@@ -153,6 +153,35 @@ def test_extras(soft, extra):
         torch.testing.assert_close(ours, right, equal_nan=True)
 
 
+@pytest.mark.parametrize("extra", [(), (3,)])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_a_loss_and_an_entropy(soft, extra, softcap, dtype):
+    operands = sample(5, 4, 7, extra, soft=soft, dtype=dtype)
+    operands["logit_scale"] = torch.tensor(0.75, dtype=dtype)
+    wants = ("input", "linear_weight", "linear_bias", "logit_scale")
+    upstream, of_entropy = torch.linspace(-1.0, 2.0, 5, dtype=dtype), torch.linspace(0.5, -0.25, 5, dtype=dtype)
+    if extra:
+        upstream, of_entropy = (one[:, None] * torch.ones(extra, dtype=dtype) for one in (upstream, of_entropy))
+    options = {**OPTIONS, "softcap": softcap, "max_memory": 1}  # a chunk a row
+    leaves = {name: value.double().requires_grad_(name in wants) for name, value in operands.items()}
+    if not soft:
+        leaves["target"] = operands["target"]
+    entropy = composites.linear_cross_entropy_extras(leaves, options)[1]
+    more = (entropy * of_entropy).sum()
+    for each, scale in ((upstream, None), (None, torch.tensor(0.25, dtype=dtype))):
+        arranged = SimpleNamespace(items_shape=(5, *extra))
+        items = dtype if each is not None else None
+        given = (operands, options, dtype, items, wants, each, scale, arranged, None, of_entropy)
+        _, ours = linear_cross_entropy.run(*given)
+        loss = composites.linear_cross_entropy(leaves, options, "none")
+        loss = (loss * (upstream if each is not None else scale)).sum()
+        right = torch.autograd.grad(loss + more, [leaves[name] for name in wants], retain_graph=True)
+        for name, gradient in zip(wants, right, strict=True):
+            close(ours[name], gradient, dtype)
+
+
 @pytest.mark.parametrize("classes", [1, 2, 31, 32, 33])
 def test_class_counts(classes):
     check(sample(3, 2, classes, dtype=torch.float32))

@@ -188,7 +188,13 @@ class Call:
         return arrays.like(narrowed(value, self._known.dtype), self._library)
 
     def run(
-        self, wants: Collection[str] = (), *, items: bool = False, scale: Any = None, offset: Any = None
+        self,
+        wants: Collection[str] = (),
+        *,
+        items: bool = False,
+        scale: Any = None,
+        offset: Any = None,
+        of_entropy: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """One pass, with results in memory of their own."""
         known, layout = self._known, self._prepared.layout
@@ -199,15 +205,17 @@ class Call:
         views = {name: layout.view(name, gradient) for name, gradient in gradients.items()}
         results = memory.empty(layout.items_shape, known.dtype) if items else None
         items_view = None if results is None else layout.items_view(results)
-        total = self._run(views, items_view, 1.0 if scale is None else scale, offset)
+        total = self._run(views, items_view, 1.0 if scale is None else scale, offset, of_entropy)
         value = total if results is None else arrays.like(results, self._library)
         return value, {name: arrays.like(gradient, self._library) for name, gradient in gradients.items()}
 
-    def _run(self, gradients: dict[str, Array], items: Array | None, scale: Any, offset: Any) -> Any:
+    def _run(
+        self, gradients: dict[str, Array], items: Array | None, scale: Any, offset: Any, of_entropy: Array | None
+    ) -> Any:
         """Fill items and gradients; returns the sum of the items, or for CTC the items."""
         known, loss, options = self._known, self._plan.loss, self._prepared.item_options
         if loss.family is Family.LINEAR_CROSS_ENTROPY:
-            return self._run_linear(gradients, items, scale)
+            return self._run_linear(gradients, items, scale, of_entropy)
         if loss.family is Family.CTC:
             gradient = gradients.get("log_probs")
             tensors = self._library == arrays.TORCH
@@ -233,7 +241,9 @@ class Call:
             loss.arrangement.values(self._plan.values, self._given)
         return np.float64(total)
 
-    def _run_linear(self, gradients: dict[str, Array], items: Array | None, scale: Any) -> Any:
+    def _run_linear(
+        self, gradients: dict[str, Array], items: Array | None, scale: Any, of_entropy: Array | None
+    ) -> Any:
         from portaloss.backends.cpu import linear_cross_entropy  # loads scipy.linalg, which the others do without
 
         layout, extras = self._prepared.layout, None
@@ -248,6 +258,7 @@ class Call:
             wants=tuple(gradients),
             gradients=gradients,
             extras=extras,
+            of_entropy=of_entropy,
             tensors=self._library == arrays.TORCH,
         )
         if extras is not None:

@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr  # type: ignore[import-untyped]  # scipy ships no types
 
 from portaloss.backends.cpu import memory
 from portaloss.backends.cpu.blas import Blas, TorchBlas, is_exact_in_torch
 from portaloss.backends.cpu.casts import math_dtype, narrow_into, widen
-from portaloss.backends.cpu.sums import sum_to
+from portaloss.backends.cpu.sums import sum_of, sum_to
 from portaloss.backends.cpu.threads import most_threads, parallel
 from portaloss.backends.cpu.tiles import TILE
 from portaloss.checks import is_floating
 from portaloss.reference.cross_entropy import cross_entropy
-from portaloss.reference.fused_linear_cross_entropy import soft_cap
+from portaloss.reference.fused_linear_cross_entropy import entropy, soft_cap
 from portaloss.reference.lazy import LazyProduct
 
 Array = npt.NDArray[Any]
@@ -48,8 +47,8 @@ TEMPORARIES = 18
 #: Tiles whose parts of the class weights' gradient are kept at a time.
 GROUP = 16
 
-#: Operands that multiply or divide the result; their dtype does not affect the dtype of the computation.
-_FACTORS = frozenset({"token_weight", "normalizer"})
+#: Operands that are factors or divisors; their dtype does not affect the dtype of the computation.
+_FACTORS = frozenset({"token_weight", "normalizer", "logit_scale"})
 
 
 def compute(
@@ -64,13 +63,14 @@ def compute(
     max_memory: int = 0,
     gradients: Mapping[str, Array] | None = None,
     extras: Extras | None = None,
+    of_entropy: Array | None = None,
     tensors: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
     """Items in the math dtype, and gradients in their operands' dtypes.
 
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) integers or (N, C, ...) floating, and maybe
-            linear_bias (C, ...), weight (C,) and token_weight (N, ...).
+            linear_bias (C, ...), weight (C,), token_weight (N, ...) and logit_scale ().
         ignore_index: rows with this class as target have an item of 0.
         label_smoothing: the share of the target that is spread evenly over all classes.
         softcap: the cap of the logits; 0 for no cap.
@@ -80,13 +80,14 @@ def compute(
         max_memory: bytes of scratch that chunks are sized for; 0 for ``MAX_MEMORY``.
         gradients: arrays to store the gradients in, of the operands' shapes and dtypes; None for new ones.
         extras: arrays to store the extras of each row in; None for no extras.
+        of_entropy: the upstream gradient of the extras' entropy, one for each item; None for 0.
         tensors: whether operands and gradients share the memory of tensors.
     """
     if gradients is None:
         wanted = () if upstream is None else wants
         gradients = {name: memory.empty(operands[name].shape, operands[name].dtype) for name in wanted}
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    call = _Call(operands, options, softcap, upstream, gradients, max_memory or MAX_MEMORY, extras, tensors)
+    call = _Call(operands, options, softcap, upstream, gradients, max_memory or MAX_MEMORY, extras, of_entropy, tensors)
     with np.errstate(all="ignore"):
         return call.run(), dict(gradients)
 
@@ -145,12 +146,9 @@ class Extras(NamedTuple):
     def fill(self, part: slice, logits: Array, target: Array, ignore_index: int) -> None:
         """Fill in some rows, from their logits (n, C, ...) and targets (n, 1, ...) or (n, C, ...)."""
         largest = logits.max(axis=1, keepdims=True)
-        terms = np.exp(logits - largest)
-        total = terms.sum(axis=1, keepdims=True)
-        lse = largest + np.log(total)
+        lse = largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
         self.logsumexp[part] = lse[:, 0]
-        terms /= total
-        self.entropy[part] = entr(terms, out=terms).sum(axis=1)
+        self.entropy[part] = entropy(logits)[0][:, 0]
         chosen = logits.argmax(axis=1)[:, None]
         if is_floating(target):
             self.log_probs[part] = (target * (logits - lse)).sum(axis=1)
@@ -174,17 +172,21 @@ class _Call:
         gradients: Mapping[str, Array],
         max_memory: int,
         extras: Extras | None,
+        of_entropy: Array | None,
         tensors: bool,
     ) -> None:
         self._input, self._target = operands["input"], operands["target"]
         linear_weight = operands["linear_weight"]
         floating = [array for name, array in operands.items() if is_floating(array) and name not in _FACTORS]
         self._math = max((math_dtype(array.dtype) for array in floating), key=lambda dtype: dtype.itemsize)
-        self._options, self._softcap, self._extras = options, softcap, extras
+        self._options, self._softcap, self._extras, self._of_entropy = options, softcap, extras, of_entropy
         self._upstream = self._as_upstream(upstream)
         self._token_weight: Array | None = None
         if "token_weight" in operands:
             self._token_weight = operands["token_weight"].astype(self._math)
+        self._scale: Array | None = None
+        if "logit_scale" in operands:
+            self._scale = operands["logit_scale"].astype(self._math)
         self._gradients, self._wants = gradients, frozenset(gradients)
 
         self._rows, hidden = self._input.shape
@@ -207,10 +209,11 @@ class _Call:
         self._soft = is_floating(self._target)
         self._items = memory.empty((self._rows, *self._shape[1:]), self._math)
         self._logits = memory.empty((self._chunk, self._outputs), self._math)
-        self._products = bool(self._wants & {"input", "linear_weight", "linear_bias"})
+        self._products = bool(self._wants & {"input", "linear_weight", "linear_bias", "logit_scale"})
         self._weight_sum = self._accumulator("linear_weight")
         self._bias_sum = np.zeros(self._outputs if "linear_bias" in self._wants else 0)
         self._class_sum = np.zeros(self._shape[0] if "weight" in self._wants else 0)
+        self._scale_sum = np.zeros(())
 
     def run(self) -> Array:
         """Run all chunks, one after another; returns the items."""
@@ -225,6 +228,8 @@ class _Call:
             narrow_into(self._bias_sum.reshape(self._shape).astype(self._math), self._gradients["linear_bias"])
         if "weight" in self._wants:
             narrow_into(self._class_sum.astype(self._math), self._gradients["weight"])
+        if "logit_scale" in self._wants:
+            narrow_into(self._scale_sum.astype(self._math), self._gradients["logit_scale"])
         return self._items
 
     def _run_chunk(self, rows: slice, *, first: bool) -> None:
@@ -233,13 +238,14 @@ class _Call:
         self._matrix.forward(x, logits)
         size = max(1, TILE // max(1, self._outputs))
         # tiles return parts of the gradients that are sums, to be added in order; a group limits how many wait
-        group = GROUP * size if self._wants & {"weight", "linear_bias"} else len(x)
+        group = GROUP * size if self._wants & {"weight", "linear_bias", "logit_scale"} else len(x)
         for start in range(0, len(x), group):
             stop = min(start + group, len(x))
             sums = _over(start, stop, size, lambda part: self._run_tile(rows, part), tensors=self._tensors)
-            for class_sum, bias_sum in sums:
+            for class_sum, bias_sum, scale_sum in sums:
                 self._class_sum += class_sum
                 self._bias_sum += bias_sum
+                self._scale_sum += scale_sum
 
         g = logits
         if "linear_weight" in self._wants:
@@ -254,22 +260,29 @@ class _Call:
                 self._matrix.backward(g, x)  # x is not needed any more
                 narrow_into(x, gradient)
 
-    def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float]:
+    def _run_tile(self, chunk: slice, part: slice) -> tuple[Array | float, Array | float, float]:
         """Compute the items of some rows of a chunk, and store g in place of the logits.
 
         Returns:
-            The rows' parts of the gradients of class weights and bias, which are sums over all rows.
+            The rows' parts of the gradients of class weights, bias and logit_scale, which are sums over all rows.
         """
         logits = self._logits[part].reshape(part.stop - part.start, *self._shape)
         if self._bias is not None:
             logits += self._bias
         rows = slice(chunk.start + part.start, chunk.start + part.stop)
         target = widen(self._target[rows], self._math) if self._soft else self._target[rows, None]
+        unscaled = logits.copy() if "logit_scale" in self._wants else logits
+        if self._scale is not None:
+            logits *= self._scale
         slope: Array | None = None
         if self._softcap > 0.0:
             logits[...], slope = soft_cap(logits, self._softcap)
         if self._extras is not None:
             self._extras.fill(rows, logits, target, self._options["ignore_index"])
+        more: Array | None = None  # what the entropy's upstream gradient adds to g
+        if self._of_entropy is not None and self._products:
+            more = entropy(logits)[1]
+            more *= widen(self._of_entropy[rows, None], self._math)
         wants = [name for name in ("target", "weight") if name in self._wants]
         items, derivatives = cross_entropy(
             logits, target, self._class_weight, **self._options, wants=["input", *wants] if self._products else wants
@@ -277,7 +290,7 @@ class _Call:
         token_weight = 1.0 if self._token_weight is None else self._token_weight[rows]
         self._items[rows] = items[:, 0] * token_weight
         if not self._wants:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
 
         u: Array | float = self._upstream
         if isinstance(u, np.ndarray):
@@ -286,21 +299,28 @@ class _Call:
             u = u * token_weight[:, None]
         class_sum: Array | float = 0.0
         bias_sum: Array | float = 0.0
+        scale_sum = 0.0
         if self._products:
             derivative = derivatives["input"]
             if isinstance(derivative, LazyProduct):
                 derivative.times(u, out=logits)
             else:
                 np.multiply(derivative, u, out=logits)
+            if more is not None:
+                logits += more
             if slope is not None:
                 logits *= slope
+            if "logit_scale" in self._wants:
+                scale_sum = sum_of(logits * unscaled)
+            if self._scale is not None:
+                logits *= self._scale
         if "linear_bias" in self._wants:
             bias_sum = sum_to(self._logits[part], (1, self._outputs))[0]
         if "target" in self._wants:
             narrow_into(derivatives["target"] * u, self._gradients["target"][rows])
         if "weight" in self._wants:
             class_sum = (derivatives["weight"] * u).sum(axis=(0, *range(2, logits.ndim)))
-        return class_sum, bias_sum
+        return class_sum, bias_sum, scale_sum
 
     def _accumulator(self, name: str) -> Array:
         """The array to add a gradient up in, (C ..., H): the gradient itself, if its dtype and strides allow that."""

@@ -164,7 +164,13 @@ class Call:
         return value.to(self._dtype)
 
     def run(
-        self, wants: Collection[str] = (), *, items: bool = False, scale: Any = None, offset: Any = None
+        self,
+        wants: Collection[str] = (),
+        *,
+        items: bool = False,
+        scale: Any = None,
+        offset: Any = None,
+        of_entropy: Any = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One pass: items in their own shape, or their sum in float64; and gradients in the operands' shapes."""
         family, plan = self._loss.family, self._plan
@@ -179,7 +185,16 @@ class Call:
         if family is Family.LINEAR_CROSS_ENTROPY:
             extras = None if self.extras is None else tuple(map(self._layout.items_view, self.extras))
             return linear_cross_entropy.run(
-                self.operands, plan.values, self._math, stored_as, tuple(wants), upstream, scale, self._layout, extras
+                self.operands,
+                plan.values,
+                self._math,
+                stored_as,
+                tuple(wants),
+                upstream,
+                scale,
+                self._layout,
+                extras,
+                of_entropy,
             )
         dtypes = {name: self._gradient_dtype(name) for name in wants}
         if family is Family.POINTWISE:

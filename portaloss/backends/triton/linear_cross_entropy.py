@@ -7,8 +7,10 @@ Bytes, for N rows of H features of b bytes, C classes, chunks of n rows: each ch
 reads their gradient (n C b where the products take 16-bit numbers, else as the logits), and adds to the weight's
 gradient (4 C H read and written, 8 in float64). Input and its gradient move once. So chunks should be as large as
 memory allows: ``LOGITS_BUDGET``, or ``max_memory``. A soft cap moves the logits six more times and stores its slope;
-extras read them six times: both use separate operators of torch. With mean and sum, the forward pass computes all
-gradients; the backward pass moves nothing, unless upstream differs from 1.
+extras read them six times; a scale reads and writes them once more, and its gradient stores a copy of them; a
+gradient of the entropy reads them eight times and stores two arrays of their size: these use separate operators of
+torch. With mean and sum, the forward pass computes all gradients; the backward pass moves
+nothing, unless upstream differs from 1.
 """
 
 from __future__ import annotations
@@ -43,12 +45,13 @@ def run(
     scale: Tensor | None,
     layout: Layout,
     extras: tuple[Tensor, ...] | None = None,
+    of_entropy: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass.
 
     Args:
         operands: input (N, H), linear_weight (C, ..., H), target (N, ...) or (N, C, ...), linear_bias (C, ...),
-            weight (C,) and token_weight (N, ...).
+            weight (C,), token_weight (N, ...) and logit_scale ().
         options: the plan's.
         math: the dtype of cross-entropy, and of the sums over chunks.
         items: store the items in this dtype, or None for their sum.
@@ -57,44 +60,59 @@ def run(
         scale: one value in the math dtype, on the device, or None for 1.
         layout: says whether the call is batched.
         extras: where to put what else is known of each row, (N, ...) each: log_probs, entropy, accuracy, logsumexp.
+        of_entropy: the upstream gradient of that entropy, (N, ...), or None for 0.
 
     Returns:
         The items in ``layout.items_shape``, or their sum in float64; and the gradients in the operands' own shapes.
     """
     x, w, target = operands["input"], operands["linear_weight"], operands["target"]
     bias, class_weight = operands.get("linear_bias"), operands.get("weight")
+    logit_scale = operands["logit_scale"].to(math) if "logit_scale" in operands else None
     device, dtype = x.device, x.dtype
     count, features = x.shape
     classes, extra = w.shape[0], tuple(w.shape[1:-1])
     flat_w = w.reshape(prod(w.shape[:-1]), features)
-    sums = _Sums({name: operands[name] for name in wants if name in ("linear_weight", "linear_bias", "weight")}, math)
+    sums = _Sums({name: operands[name] for name in wants if name not in ("input", "target")}, math)
     stored = memory.empty((count, *extra), items, device) if items is not None else None
     total = torch.zeros((), dtype=torch.float64, device=device)
     each_row = [name for name in ("input", "target") if name in wants]
     gradients = {name: memory.empty(operands[name].shape, operands[name].dtype, device) for name in each_row}
     inner = [name for name in ("target", "weight") if name in wants]
-    products = [name for name in ("input", "linear_weight", "linear_bias") if name in wants]
+    products = [name for name in ("input", "linear_weight", "linear_bias", "logit_scale") if name in wants]
     # g is rounded to 16 bits for the products, so the common scale is applied after them
     narrow = _narrows(x)
     spared = scale if narrow and products else None
     passed = None if spared is not None else scale
+    if of_entropy is not None and scale is not None and spared is not None:
+        # there are two scales, of the loss and of the entropy: the largest is the common one
+        spared = torch.cat([scale.reshape(1), of_entropy.reshape(-1).to(math)]).abs().amax()
+        spared = torch.where(spared == 0.0, 1.0, spared)
+        passed, of_entropy = scale / spared, of_entropy / spared
+    # what arrives at the layer has logit_scale as a common factor too
+    of_layer = spared if logit_scale is None else _scaled(logit_scale, spared)
 
     cap, token_weight = options["softcap"], operands.get("token_weight")
-    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None)
+    more = len(inner) + 2 * (cap > 0.0) + 2 * (extras is not None or of_entropy is not None) + ("logit_scale" in wants)
     size = rows_of_chunk(len(flat_w), count, math.itemsize, len(products) > 0, more, options["max_memory"])
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         logits = _logits(x[part], flat_w, bias, math).view(part.stop - part.start, classes, *extra)
+        unscaled = logits.clone() if "logit_scale" in wants else None
+        if logit_scale is not None:
+            logits.mul_(logit_scale)
         cap_slope = _soft_cap_(logits, cap) if cap > 0.0 else None
         if extras is not None:
             for one, values in zip(extras, _extras(logits, _rows(target[part]), options), strict=True):
                 one[part] = values[:, 0]
+        of_logits = None
+        if of_entropy is not None and products:
+            of_logits = _entropy_slope(logits).mul_(of_entropy[part, None])
         given: dict[str, Tensor] = {"input": logits, "target": _rows(target[part])}
         if class_weight is not None:
             given["weight"] = class_weight.reshape(1, -1, *(1,) * len(extra))
         dtypes = dict.fromkeys(inner, math)
         if products:
-            dtypes["input"] = dtype if narrow and cap_slope is None else math
+            dtypes["input"] = dtype if narrow and cap_slope is None and of_logits is None else math
         each = None if token_weight is None else token_weight[part, None].to(math)
         own = None if upstream is None else upstream[part, None]
         if each is not None:
@@ -116,18 +134,23 @@ def run(
             axes = [axis for axis in range(2 + len(extra)) if axis != 1]
             sums.add("weight", _scaled(result.gradients["weight"].sum(axes, dtype=torch.float64), spared))
         if products:
-            slope = result.gradients["input"]
-            if cap_slope is not None:  # before it is rounded to 16 bits
-                slope = slope.mul_(cap_slope).to(dtype if narrow else math)
+            slope = result.gradients["input"]  # rounded to 16 bits only when all is in it
+            if of_logits is not None:
+                slope = slope.add_(of_logits)
+            if cap_slope is not None:
+                slope = slope.mul_(cap_slope)
+            slope = slope.to(dtype if narrow else math)
+            if unscaled is not None:
+                sums.add("logit_scale", _scaled(unscaled.mul_(slope).sum(dtype=torch.float64), spared))
             slope = slope.view(part.stop - part.start, len(flat_w))
             if "input" in wants:
-                gradients["input"][part] = _scaled(_product(slope, flat_w, math), spared)
+                gradients["input"][part] = _scaled(_product(slope, flat_w, math), of_layer)
             if "linear_weight" in wants:
                 sums.add_product("linear_weight", slope.t(), x[part])
             if "linear_bias" in wants:
                 sums.add("linear_bias", slope.sum(0, dtype=torch.float64))
     for name in sums.sums:
-        gradients[name] = sums.finish(name, None if name == "weight" else spared)
+        gradients[name] = sums.finish(name, of_layer if name in ("linear_weight", "linear_bias") else None)
     if not layout.items_shape:
         gradients.update({name: gradients[name][0] for name in each_row})
     return (total if stored is None else stored.reshape(layout.items_shape)), gradients
@@ -178,6 +201,14 @@ def _extras(logits: Tensor, target: Tensor, options: Mapping[str, Any]) -> tuple
     nan = float("nan")
     log_probs = torch.where(valid, own - lse, torch.where(counted, nan, 0.0))
     return log_probs, entropy, torch.where(valid, (own == largest).to(lse.dtype), nan), lse
+
+
+def _entropy_slope(logits: Tensor) -> Tensor:
+    """The derivative of the entropy in the chapter's ``entropy``."""
+    log_p = logits.log_softmax(1)
+    p = log_p.exp()
+    terms = log_p.masked_fill_(p == 0.0, 0.0).mul_(p)
+    return p.mul_(terms.sum(1, keepdim=True)).sub_(terms)
 
 
 class _Sums:
