@@ -2,7 +2,7 @@
 
 Arguments after ``--`` are passed on to the command: ``nox -s tests -- -k huber``.
 
-torch is large, so parity, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
+torch is large, so parity, emulate, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
 when it is first needed, and updated when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
 """
 
@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent
 PYPROJECT = ROOT / "pyproject.toml"
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 
+#: What ``emulate`` takes: NVIDIA's and AMD's most common chips, then the others.
+CHIPS = "sm_90", "gfx942", "sm_80", "sm_100", "sm_120", "gfx90a", "gfx950", "gfx1100", "gfx1201"
+
 #: pytest runs one process for each core, up to 8; ``-- -n 0`` keeps it to one.
 EACH_CORE = "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal"
 
@@ -33,14 +36,23 @@ def parity(session: nox.Session) -> None:
     """Accuracy of every loss on every backend of this machine: python -m portaloss parity."""
     version = machine_torch()
     if version is None:
-        extras = "torch,triton,parity" if "triton-interpret" in session.posargs else "torch,parity"
-        python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", f".[{extras}]")
+        python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[torch,parity]")
     else:
         session.log(f"using this machine's torch {version}")
         # without constraints, pip leaves the numpy and triton that were installed with the machine's torch
         python = environment(session, "machine", "-e", ".[parity]", sees_machine=True)
     arguments = session.posargs or ["--json", "parity.json", "--html", "parity.html"]
     session.run(python, "-m", "portaloss", "parity", *arguments)
+
+
+@nox.session(venv_backend="none")
+def emulate(session: nox.Session) -> None:
+    """Accuracy of the GPU's kernels on emulated chips: python -m portaloss parity --emulate sm_90; --all for nine."""
+    python = environment(session, "work", "-c", str(CONSTRAINTS), "-e", ".[torch,triton,parity]")
+    given = [argument for argument in session.posargs if argument != "--all"]
+    chips = CHIPS if "--all" in session.posargs else () if "--emulate" in given else CHIPS[:2]
+    flags = [flag for chip in chips for flag in ("--emulate", chip)]
+    session.run(python, "-m", "portaloss", "parity", *flags, *given)
 
 
 @nox.session(venv_backend="none")

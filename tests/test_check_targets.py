@@ -1,4 +1,4 @@
-"""check_targets on the CPU: a class out of range always raises. tests/triton_interpret tests the GPU's kernels."""
+"""check_targets on the CPU: a class out of range always raises. tests/triton_emulated tests the GPU's kernels."""
 
 from __future__ import annotations
 

@@ -17,10 +17,6 @@ from portaloss.targets import report, run
 from portaloss.targets.report import Compiled
 
 needs_triton = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))
-compiles = pytest.mark.skipif(
-    run.missing() is not None or os.environ.get("TRITON_INTERPRET") == "1",
-    reason=run.missing() or "kernels were imported for the interpreter",
-)
 
 
 def _line(**fields: Any) -> Compiled:
@@ -153,7 +149,7 @@ def _compile(kernel: Any, block: int, chip: Chip, *, aligned: bool = True) -> Co
     return compiling.compile_launch(launch, "mse", "float32", chip)
 
 
-@compiles
+@needs_triton
 def test_a_good_kernel(chip: Chip) -> None:
     line = _compile(copy_kernel, 2048, chip)
     assert not line.problem
@@ -163,7 +159,7 @@ def test_a_good_kernel(chip: Chip) -> None:
     assert not line.matrix
 
 
-@compiles
+@needs_triton
 def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> None:
     from portaloss.targets import compiling
 
@@ -174,7 +170,7 @@ def test_narrow_loads_are_reported(chip: Chip, monkeypatch: pytest.MonkeyPatch) 
     assert (line.problem, line.excuse) == ("", "it is a test")
 
 
-@compiles
+@needs_triton
 def test_spills_are_reported(chip: Chip) -> None:
     # 1024 numbers of 4 bytes for each thread, which has at most 255 registers on NVIDIA and 512 on AMD
     line = _compile(whole_row_kernel, 1024 * 4 * chip.lanes, chip)
@@ -183,20 +179,20 @@ def test_spills_are_reported(chip: Chip) -> None:
     assert line.problem == f"{line.spills} spills"
 
 
-@compiles
+@needs_triton
 def test_too_much_shared_memory_is_reported(chip: Chip) -> None:
     line = _compile(whole_row_kernel, 2048, dataclasses.replace(chip, shared=8))
     assert line.shared >= 16  # a partial sum for each warp
     assert line.problem == f"{line.shared} bytes of shared memory, at most 8"
 
 
-@compiles
+@needs_triton
 def test_an_error_is_reported(chip: Chip) -> None:
     line = _compile(bad_kernel, 24, chip)
     assert "arange's range must be a power of 2" in line.problem
 
 
-@compiles
+@needs_triton
 def test_every_kind_is_recorded_in_every_pass() -> None:
     from portaloss.targets.record import launches
 
