@@ -140,6 +140,13 @@ class Memory:
                 if not np.array_equal(stored, value):
                     self._conflict(region, lanes, by, at, stored, value, site)
 
+    def store_again(self, lanes: Lanes, address: Array, mask: Array, size: int, site: Site) -> None:
+        """To the race detector only: a store that was made earlier is done now."""
+        who, where = self._who(lanes, address, mask)
+        for region, some in self._split(lanes, who, where, size, site):
+            at, by = (where, who) if some is None else (where[some], who[some])
+            self._races(region).write(lanes, by, at - region.base, size, np.ones(len(by), bool), site)
+
     def _who(self, lanes: Lanes, address: Array, mask: Array | None) -> tuple[Array, Array]:
         """The lanes that take part, and their addresses as int64."""
         address = address.astype(np.int64, copy=False)

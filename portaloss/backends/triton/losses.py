@@ -14,7 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton.numerics import exp, log1p, log1p_negated, maximum, minimum, sign, step
+from portaloss.backends.triton.numerics import exp, log1p, log1p_negated, log_odds, maximum, minimum, sign, step
 from portaloss.kinds import LossKind
 
 #: log(2 pi) / 2
@@ -76,7 +76,7 @@ def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constex
     log_rest = log1p_negated(m)
     item = (1.0 - share) * log_rest - share * maximum(tl.log(m), -100.0)
     slope = (x - t) / maximum(x * rest, BCE_EPSILON)
-    odds = log1p((1.0 - 2.0 * m) / m)
+    odds = log_odds(m)
     odds = tl.where(odds == float("inf"), -tl.log(x), odds)  # 1 / x may overflow
     slope_t = odds * (1.0 - 2.0 * upper)
     slope_t = tl.where(m == 0.0, (1.0 - 2.0 * upper) * float("inf"), slope_t)

@@ -85,10 +85,27 @@ def log1p(x):
     TERMS: tl.constexpr = 13 if x.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
     small = x <= 0.5
     near = tl.where(small, x, 0.0)
+    return tl.where(small, atanh_series(near / (2.0 + near), TERMS), _log1p_far(x))
+
+
+@triton.jit
+def _log1p_far(x):
+    """log(1 + x) where that is far from 0: the rounding error of 1 + x is corrected to first order."""
     u = 1.0 + x
     lost = (x - (u - 1.0)) / u
-    far = tl.log(u) + tl.where(lost == lost, lost, 0.0)
-    return tl.where(small, atanh_series(near / (2.0 + near), TERMS), far)
+    return tl.log(u) + tl.where(lost == lost, lost, 0.0)
+
+
+@triton.jit
+def log_odds(m):
+    """log((1 - m) / m) for 0 <= m <= 1/2, to a few units in the last place.
+
+    From 2/5 on it is 2 atanh(1 - 2 m), where the difference is exact. Below, it is the log1p of (1 - 2 m) / m.
+    """
+    TERMS: tl.constexpr = 13 if m.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
+    apart = 1.0 - 2.0 * m
+    small = apart <= 0.2
+    return tl.where(small, atanh_series(tl.where(small, apart, 0.0), TERMS), _log1p_far(apart / m))
 
 
 @triton.jit
