@@ -129,9 +129,9 @@ def _executor(chip: Chip, text: str, settings: Settings) -> Executor:
         from portaloss.emulator.amd.executor import Executor as Amd
 
         return Amd(text, settings.model)
-    from portaloss.emulator.ptx.executor import Executor as Ptx
+    from portaloss.emulator import ptx
 
-    return Ptx(text, settings.model)
+    return ptx.load(text)
 
 
 class _Launcher:
