@@ -39,6 +39,22 @@ def minimum(x, y):
 
 
 @triton.jit
+def times_power_of_two(x, k):
+    """2^k x for a whole k (a float), exactly but for overflow and underflow.
+
+    In two factors, in float32 made of bits: one could overflow or underflow where the result does not.
+    """
+    if x.dtype == tl.float64:
+        half = tl.floor(k * 0.5)
+        return (x * tl.exp2(half)) * tl.exp2(k - half)
+    k = minimum(maximum(k, -252.0), 252.0)
+    half = tl.floor(k * 0.5)
+    first = ((half.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    second = (((k - half).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    return (x * first) * second
+
+
+@triton.jit
 def exp(x):
     """exp(x) to a few units in the last place, however large x is.
 
@@ -50,9 +66,7 @@ def exp(x):
     within = minimum(maximum(x, -160.0), 160.0)
     k = tl.floor(within * 1.4426950408889634 + 0.5)
     r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
-    # 2^k in two factors: in one it could overflow or underflow where the result does not
-    half = tl.floor(k * 0.5)
-    return (tl.exp(r) * tl.exp2(half)) * tl.exp2(k - half)
+    return times_power_of_two(tl.exp(r), tl.where(k == k, k, 0.0))
 
 
 @triton.jit
@@ -187,8 +201,7 @@ def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
     n = tl.floor(exponent + 0.5)
     log_m = tl.log2(m)
     fraction = (exponent - n) + (k * (A - PART) + (log_m * A + (k + log_m) * REST))
-    half = tl.floor(n * 0.5)  # in two steps, as in exp
-    result = (tl.exp2(fraction) * tl.exp2(half)) * tl.exp2(n - half)
+    result = times_power_of_two(tl.exp2(fraction), tl.where(n == n, n, 0.0))
     beyond = x  # 0, inf or nan
     if A < 0.0:
         beyond = 1.0 / x
