@@ -1,7 +1,7 @@
 """Arithmetic of GPUs in NumPy, bit for bit: fused products, roundings, conversions, minima and flushed subnormals.
 
-Functions take and give arrays of NumPy's types; 16-bit brain floats are uint16 arrays of their bits. Nothing here warns:
-callers switch NumPy's warnings off (``np.errstate(all="ignore")``).
+Functions take and give arrays of NumPy's types; 16-bit brain floats are uint16 arrays of their bits. Nothing here
+warns: callers switch NumPy's warnings off (``np.errstate(all="ignore")``).
 
     fma(a, b, c)                       a b + c with one rounding, float32 or float64
     round_to_odd(value, error)         what makes a second rounding harmless
@@ -91,12 +91,12 @@ def _split(x: Array) -> tuple[Array, Array]:
 def _fma64(a: Array, b: Array, c: Array) -> Array:
     """The exact product is high + low, and high + c is total + error.
 
-    rest = error + low has a relative error of 2^-53. If that cannot change the result, the result is right (Ziv's test).
+    rest = error + low has a relative error of 2^-53. If that cannot change the result, it is right (Ziv's test).
     """
     high, low = two_product(a, b)
     total, error = two_sum(high, c)
     rest = error + low
-    result = total + rest
+    result: Array = total + rest
     unsure = total + rest * (1.0 + 2.0**-50) != total + rest * (1.0 - 2.0**-50)
     unsure |= ~((np.abs(high) > 2.0**-900) & (np.abs(result) < 2.0**995))
     if unsure.any():

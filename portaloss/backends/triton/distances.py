@@ -27,8 +27,8 @@ def cosine_embedding_kernel(
 ):  # fmt: skip
     """1 - cos for target 1, max(0, cos - margin) for -1, 0 for any other.
 
-    If one feature broadcasts to many, the square of the vector is that of the one feature, as in PyTorch. What a row has
-    once is computed in float64: a gradient is a difference, and a dozen roundings of float32 would show in it.
+    If one feature broadcasts to many, the square of the vector is that of the one feature, as in PyTorch. What a row
+    has once is computed in float64: a gradient is a difference, and a dozen roundings of float32 would show in it.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
