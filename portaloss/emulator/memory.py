@@ -137,7 +137,7 @@ class Memory:
                     region.written[at - region.base + k] = True
             self._scatter(region, at, mine)
             for stored, value in zip(self._gather(region, at, size, count), mine, strict=True):
-                if not np.array_equal(stored, value):
+                if not np.array_equal(stored, value) and _differ(stored, value).any():
                     self._conflict(region, lanes, by, at, stored, value, site)
 
     def store_again(self, lanes: Lanes, address: Array, mask: Array, size: int, site: Site) -> None:
@@ -259,12 +259,21 @@ class Memory:
     def _conflict(
         self, region: Region, lanes: Lanes, who: Array, at: Array, stored: Array, value: Array, site: Site
     ) -> None:
-        k = int(np.flatnonzero(stored != value)[0])
+        k = int(np.flatnonzero(_differ(stored, value))[0])
         other = int(np.flatnonzero(at == at[k])[-1])
         raise StoreConflictError(
             f"{site}: {lanes.name(who[k])} and {lanes.name(who[other])} store different values "
             f"({int(value[k]):#x} and {int(stored[k]):#x}) at byte {int(at[k]) - region.base} of {region.name}"
         )
+
+
+def _differ(one: Array, other: Array) -> Array:
+    """Which raw bits differ, and are not both nan: the order of operands decides which nan a sum of two is."""
+    different: Array = one != other
+    if one.itemsize > 1:
+        kind = f"f{one.itemsize}"
+        different &= ~(np.isnan(one.view(kind)) & np.isnan(other.view(kind)))
+    return different
 
 
 class GlobalMemory(Memory):

@@ -75,7 +75,9 @@ def emulate(assembly: str, metadata: Any, x: torch.Tensor, rows: int, columns: i
         arguments.append(Argument(memory.add(name, data, tensor.data_ptr(), written=written).base, 8))
     arguments.append(Argument(columns, 4))
     settings = Settings(races=True)
-    launch = Launch("kernel", arguments, (rows, 1, 1), metadata.num_warps, metadata.warp_size, metadata.shared, settings)
+    launch = Launch(
+        "kernel", arguments, (rows, 1, 1), metadata.num_warps, metadata.warp_size, metadata.shared, settings
+    )
     run_launch(launch, Executor(assembly), memory)
     return out
 

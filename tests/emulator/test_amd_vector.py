@@ -307,6 +307,12 @@ def test_classes_of_floats() -> None:
         same(vector(waves, 3)[:9], (np.arange(9) == k).astype(np.uint32))
 
 
+def test_registers_change_places() -> None:
+    waves = execute("v_swap_b32 v1, v2", {1: np.arange(64, dtype=np.uint32), 2: np.uint32(100)}, mask=0x3)
+    assert vector(waves, 1)[:4].tolist() == [100, 100, 2, 3]
+    assert vector(waves, 2)[:4].tolist() == [0, 1, 100, 100]
+
+
 def test_pairs_read_before_either_writes() -> None:
     waves = execute(
         "v_dual_mov_b32 v1, v2 :: v_dual_mov_b32 v2, v1", {1: np.uint32(10), 2: np.uint32(20)}, arch="gfx1100"

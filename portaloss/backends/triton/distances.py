@@ -27,7 +27,8 @@ def cosine_embedding_kernel(
 ):  # fmt: skip
     """1 - cos for target 1, max(0, cos - margin) for -1, 0 for any other.
 
-    If one feature broadcasts to many, the square of the vector is that of the one feature, as in PyTorch.
+    If one feature broadcasts to many, the square of the vector is that of the one feature, as in PyTorch. What a row
+    has once is computed in float64: a gradient is a difference, and a dozen roundings of float32 would show in it.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program * ROWS + tl.arange(0, ROWS)
@@ -46,23 +47,24 @@ def cosine_embedding_kernel(
         xx += tl.where(d < x_features, x * x, 0.0)
         yy += tl.where(d < y_features, y * y, 0.0)
         xy += x * y
-    square_x = tl.sum(xx, axis=1) + EPSILON
-    square_y = tl.sum(yy, axis=1) + EPSILON
+    square_x = tl.sum(xx.to(tl.float64), axis=1) + EPSILON
+    square_y = tl.sum(yy.to(tl.float64), axis=1) + EPSILON
     length_x = tl.sqrt(square_x)
     length_y = tl.sqrt(square_y)
-    cosine = tl.sum(xy, axis=1) / (length_x * length_y)
+    cosine = tl.sum(xy.to(tl.float64), axis=1) / (length_x * length_y)
 
     target = tl.load(t_ptr + row_offset(row, inner, t_outer, t_inner), mask=in_rows, other=0).to(MATH)
     similar = target == 1.0
     different = target == -1.0
     item = tl.where(similar, 1.0 - cosine, tl.where(different, maximum(cosine - margin, 0.0), 0.0))
-    finish(item, row, program, in_rows, items_ptr, sums_ptr, ITEMS, SUMS)
+    finish(item.to(MATH), row, program, in_rows, items_ptr, sums_ptr, ITEMS, SUMS)
     if WANT_X or WANT_Y:
         up = row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH)
         slope = (step(different & (cosine >= margin), cosine) - step(similar, cosine)) * up
-        across = (slope / (length_x * length_y))[:, None]
-        along_x = (slope * cosine * (length_y / length_y) / square_x)[:, None] * x_features / features
-        along_y = (slope * cosine * (length_x / length_x) / square_y)[:, None] * y_features / features
+        across = (slope / (length_x * length_y)).to(MATH)[:, None]
+        along_x = slope * cosine * (length_y / length_y) / square_x * x_features / features
+        along_y = slope * cosine * (length_x / length_x) / square_y * y_features / features
+        along_x, along_y = along_x.to(MATH)[:, None], along_y.to(MATH)[:, None]
         g_row = row_offset(row, inner, g_outer, g_inner)
         for start in range(0, features, CLASSES):
             d = (start + tl.arange(0, CLASSES)).to(tl.int64)[None, :]
@@ -101,8 +103,17 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
+def difference(a, b, eps):
+    """a - b + eps, where the rounding error of a - b is added to eps (Knuth's two-sum): one rounding."""
+    d = a - b
+    added = d - a
+    lost = (a - (d - added)) - (b + added)
+    return d + (eps + tl.where(lost == lost, lost, 0.0))
+
+
+@triton.jit
 def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl.constexpr):
-    """The norms of the rows, and the factors of their derivatives."""
+    """The norms of the rows, and the factors of their derivatives: for p = 2, what they are divided by."""
     if NORM == "maximum" or NORM == "minimum":
         length = tl.max(total, axis=1) if NORM == "maximum" else tl.min(total, axis=1)
         nan = tl.max(step(total != total, total), axis=1) > 0
@@ -113,7 +124,7 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl
     scale = length * 0.0 + 1.0
     if NORM == "two":
         length = tl.sqrt(length)
-        scale = tl.where(length == 0.0, 0.0, 1.0 / length)
+        scale = tl.where(length == 0.0, float("inf"), length)
     elif NORM == "count":
         scale = length * 0.0
     elif NORM == "other":
@@ -121,6 +132,14 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl
         length = power(sums, 1.0 / P, ROOT_REST)
         scale = tl.where((length == 0.0) | (sums == float("inf")), 0.0, length / sums)
     return length, scale
+
+
+@triton.jit
+def scaled(weight, scale, NORM: tl.constexpr):
+    """The weight of a row's distance times the factor of its derivative."""
+    if NORM == "two":
+        return (weight / scale)[:, None]
+    return (weight * scale)[:, None]
 
 
 @triton.jit
@@ -174,10 +193,10 @@ def triplet_margin_kernel(
         a = tl.load(a_ptr + a_row + d * a_class, mask=inside, other=0).to(MATH)
         b = tl.load(b_ptr + b_row + d * b_class, mask=inside, other=0).to(MATH)
         c = tl.load(c_ptr + c_row + d * c_class, mask=inside, other=0).to(MATH)
-        near, near_count = accumulate(near, near_count, a - b + eps, inside, NORM, P)
-        far, far_count = accumulate(far, far_count, a - c + eps, inside, NORM, P)
+        near, near_count = accumulate(near, near_count, difference(a, b, eps), inside, NORM, P)
+        far, far_count = accumulate(far, far_count, difference(a, c, eps), inside, NORM, P)
         if SWAP:
-            side, side_count = accumulate(side, side_count, b - c + eps, inside, NORM, P)
+            side, side_count = accumulate(side, side_count, difference(b, c, eps), inside, NORM, P)
     near_length, near_scale = finish_norm(near, near_count, NORM, P, ROOT_REST)
     far_length, far_scale = finish_norm(far, far_count, NORM, P, ROOT_REST)
     side_length, side_scale = far_length, far_scale
@@ -204,11 +223,13 @@ def triplet_margin_kernel(
             a = tl.load(a_ptr + a_row + d * a_class, mask=inside, other=0).to(MATH)
             b = tl.load(b_ptr + b_row + d * b_class, mask=inside, other=0).to(MATH)
             c = tl.load(c_ptr + c_row + d * c_class, mask=inside, other=0).to(MATH)
-            pull = direction(a - b + eps, near_length[:, None], NORM, P) * (active * near_scale)[:, None]
-            push = direction(a - c + eps, far_length[:, None], NORM, P) * (by_far * far_scale)[:, None]
+            pull = direction(difference(a, b, eps), near_length[:, None], NORM, P) * scaled(active, near_scale, NORM)
+            push = direction(difference(a, c, eps), far_length[:, None], NORM, P) * scaled(by_far, far_scale, NORM)
             across = push * 0.0
             if SWAP:
-                across = direction(b - c + eps, side_length[:, None], NORM, P) * (by_side * side_scale)[:, None]
+                across = direction(difference(b, c, eps), side_length[:, None], NORM, P) * scaled(
+                    by_side, side_scale, NORM
+                )
             at = g_row + d * g_class
             if WANT_A:
                 tl.store(ga_ptr + at, (pull - push).to(ga_ptr.dtype.element_ty), mask=inside)

@@ -14,7 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton.numerics import exp, log1p, log1p_negated, log_odds, maximum, minimum, sign, step
+from portaloss.backends.triton.numerics import exp, log, log1p, log1p_negated, log_odds, maximum, minimum, sign, step
 from portaloss.kinds import LossKind
 
 #: log(2 pi) / 2
@@ -74,10 +74,10 @@ def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constex
     upper = step(x >= 0.5, x)
     share = tl.abs(upper - t)
     log_rest = log1p_negated(m)
-    item = (1.0 - share) * log_rest - share * maximum(tl.log(m), -100.0)
+    item = (1.0 - share) * log_rest - share * maximum(log(m), -100.0)
     slope = (x - t) / maximum(x * rest, BCE_EPSILON)
     odds = log_odds(m)
-    odds = tl.where(odds == float("inf"), -tl.log(x), odds)  # 1 / x may overflow
+    odds = tl.where(odds == float("inf"), -log(x), odds)  # 1 / x may overflow
     slope_t = odds * (1.0 - 2.0 * upper)
     slope_t = tl.where(m == 0.0, (1.0 - 2.0 * upper) * float("inf"), slope_t)
     if HAS2:
@@ -126,7 +126,7 @@ def kl_div(x, t, _2, _3, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.co
     if F0:
         p = exp(t)
         return p * (t - x), -p, p * ((t - x) + 1.0), x
-    log_t = tl.log(tl.where(t == 0.0, 1.0, t))
+    log_t = log(tl.where(t == 0.0, 1.0, t))
     one = tl.where(t == 0.0, float("nan"), t / t)  # the derivative at 0 is nan, as in PyTorch
     return t * log_t - t * x, -t, (one + log_t) - x, x
 
@@ -142,7 +142,7 @@ def poisson_nll(x, t, _2, _3, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2:
     else:
         total = x + eps
         lost = ((x - total) + eps) / total  # what rounding took from the sum
-        log_x = tl.log(total) + tl.where(lost == lost, lost, 0.0)
+        log_x = log(total) + tl.where(lost == lost, lost, 0.0)
         item = x - t * log_x
         slope = ((x - t) + eps) / total
         finite = tl.abs(slope) < float("inf")
@@ -151,7 +151,7 @@ def poisson_nll(x, t, _2, _3, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2:
     if F1:
         large = t > 1.0
         count = tl.where(large, t, 1.0)
-        log_t = tl.log(count)
+        log_t = log(count)
         item += tl.where(large, (t * log_t - t) + (HALF_LOG_TAU + 0.5 * log_t), 0.0) + tl.where(t == t, 0.0, t)
         slope_t += tl.where(large, log_t + 0.5 / count, 0.0) + tl.where(
             (t > 0.0) & (t < float("inf")), 0.0, float("nan")
@@ -165,7 +165,7 @@ def gaussian_nll(x, t, var, _, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2
     v = maximum(var, eps)
     e = x - t
     z = e / v
-    item = 0.5 * (tl.log(v) + e * z)
+    item = 0.5 * (log(v) + e * z)
     if F0:
         item += HALF_LOG_TAU
     return item, z, -z, 0.5 * (1.0 - e * z) / v

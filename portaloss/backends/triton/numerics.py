@@ -39,6 +39,22 @@ def minimum(x, y):
 
 
 @triton.jit
+def times_power_of_two(x, k):
+    """2^k x for a whole k (a float), exactly but for overflow and underflow.
+
+    In two factors, in float32 made of bits: one could overflow or underflow where the result does not.
+    """
+    if x.dtype == tl.float64:
+        half = tl.floor(k * 0.5)
+        return (x * tl.exp2(half)) * tl.exp2(k - half)
+    k = minimum(maximum(k, -252.0), 252.0)
+    half = tl.floor(k * 0.5)
+    first = ((half.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    second = (((k - half).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    return (x * first) * second
+
+
+@triton.jit
 def exp(x):
     """exp(x) to a few units in the last place, however large x is.
 
@@ -50,9 +66,7 @@ def exp(x):
     within = minimum(maximum(x, -160.0), 160.0)
     k = tl.floor(within * 1.4426950408889634 + 0.5)
     r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
-    # 2^k in two factors: in one it could overflow or underflow where the result does not
-    half = tl.floor(k * 0.5)
-    return (tl.exp(r) * tl.exp2(half)) * tl.exp2(k - half)
+    return times_power_of_two(tl.exp(r), tl.where(k == k, k, 0.0))
 
 
 @triton.jit
@@ -68,32 +82,66 @@ def exp_difference(x, y):
 @triton.jit
 def atanh_series(s, TERMS: tl.constexpr):
     """2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), to one unit in the last place if TERMS are enough for s."""
+    return 2.0 * s + 2.0 * s * _atanh_tail(s, TERMS)
+
+
+@triton.jit
+def _atanh_tail(s, TERMS: tl.constexpr):
+    """s^2/3 + s^4/5 + ..."""
     square = s * s
     tail = square * 0.0 + 1.0 / (2 * TERMS + 1)
     for k in tl.static_range(TERMS - 1):
         tail = tail * square + 1.0 / (2 * (TERMS - 1 - k) + 1)
-    return 2.0 * s + 2.0 * s * (square * tail)
+    return square * tail
+
+
+@triton.jit
+def _log_of_sum(u, rest):
+    """log(u + rest) in float32 for u > 0, to one unit in the last place; rest is at most half a unit of u.
+
+    u = 2^k m with m between sqrt(1/2) and sqrt(2), and log m is 2 atanh(s) with s = (m - 1) / (m + 1). The numerator
+    is exact, rest included where k = 0; the rounding error of m + 1 is corrected to first order. A GPU's own log is off
+    by up to 2.5 units.
+    """
+    subnormal = u < 1.1754943508222875e-38
+    bits = tl.where(subnormal, u * 8388608.0, u).to(tl.int32, bitcast=True)
+    power_of_two = (bits - 0x3F3504F3) >> 23
+    m = (bits - (power_of_two << 23)).to(tl.float32, bitcast=True)
+    k = power_of_two.to(tl.float32) - tl.where(subnormal, 23.0, 0.0)
+    rest = rest * (tl.maximum(127 - power_of_two, 0) << 23).to(tl.float32, bitcast=True)  # times 2^-k
+    below = m + 1.0
+    s = ((m - 1.0) + rest) / below
+    lost = (m - (below - 1.0)) + rest
+    tail = _atanh_tail(s, 5) - lost * (0.5 - 0.5 * s)  # (1 - s) / 2 is 1 / (m + 1)
+    result = k * 0.693359375 + (2.0 * s + (2.0 * s * tail + k * -2.12194440e-4))  # ln(2) in two parts, as in exp
+    return tl.where(u < float("inf"), result, u)
+
+
+@triton.jit
+def log(x):
+    """log(x), to one unit in the last place."""
+    if x.dtype == tl.float64:
+        return tl.log(x)
+    result = _log_of_sum(x, 0.0 * x)
+    return tl.where(x > 0.0, result, tl.where(x == 0.0, float("-inf"), float("nan")))
 
 
 @triton.jit
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
-    Up to 1/2, it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from 0, and the
-    rounding error of 1 + x is corrected to first order.
+    In float64, up to 1/2 it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from 0,
+    and the rounding error of 1 + x is corrected to first order.
     """
-    TERMS: tl.constexpr = 13 if x.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
-    small = x <= 0.5
-    near = tl.where(small, x, 0.0)
-    return tl.where(small, atanh_series(near / (2.0 + near), TERMS), _log1p_far(x))
-
-
-@triton.jit
-def _log1p_far(x):
-    """log(1 + x) where that is far from 0: the rounding error of 1 + x is corrected to first order."""
     u = 1.0 + x
-    lost = (x - (u - 1.0)) / u
-    return tl.log(u) + tl.where(lost == lost, lost, 0.0)
+    lost = x - (u - 1.0)
+    lost = tl.where(lost == lost, lost, 0.0)
+    if x.dtype == tl.float64:
+        small = x <= 0.5
+        near = tl.where(small, x, 0.0)
+        # (1/5)^26 is below half a unit
+        return tl.where(small, atanh_series(near / (2.0 + near), 13), tl.log(u) + lost / u)
+    return _log_of_sum(u, lost)
 
 
 @triton.jit
@@ -105,14 +153,16 @@ def log_odds(m):
     TERMS: tl.constexpr = 13 if m.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
     apart = 1.0 - 2.0 * m
     small = apart <= 0.2
-    return tl.where(small, atanh_series(tl.where(small, apart, 0.0), TERMS), _log1p_far(apart / m))
+    return tl.where(small, atanh_series(tl.where(small, apart, 0.0), TERMS), log1p(apart / m))
 
 
 @triton.jit
 def log1p_negated(x):
-    """-log(1 - x) for 0 <= x <= 1/2: 2 atanh(x / (2 - x))."""
-    TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 8  # (1/3)^(2 TERMS) is below half a unit
-    return atanh_series(x / (2.0 - x), TERMS)
+    """-log(1 - x) for 0 <= x <= 1/2: in float64, 2 atanh(x / (2 - x))."""
+    if x.dtype == tl.float64:
+        return atanh_series(x / (2.0 - x), 17)  # (1/3)^34 is below half a unit
+    u = 1.0 - x
+    return -_log_of_sum(u, (1.0 - u) - x)
 
 
 @triton.jit
@@ -151,8 +201,7 @@ def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
     n = tl.floor(exponent + 0.5)
     log_m = tl.log2(m)
     fraction = (exponent - n) + (k * (A - PART) + (log_m * A + (k + log_m) * REST))
-    half = tl.floor(n * 0.5)  # in two steps, as in exp
-    result = (tl.exp2(fraction) * tl.exp2(half)) * tl.exp2(n - half)
+    result = times_power_of_two(tl.exp2(fraction), tl.where(n == n, n, 0.0))
     beyond = x  # 0, inf or nan
     if A < 0.0:
         beyond = 1.0 / x

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _SPECIAL = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operand:
     """A register, a constant, or a word that only the instruction understands."""
 
@@ -45,7 +46,7 @@ class Operand:
         return range(self.index, self.index + self.count)
 
 
-@dataclass
+@dataclass(slots=True)
 class Instruction:
     """One line of assembly."""
 
@@ -182,6 +183,7 @@ def _split(rest: str) -> tuple[list[str], dict[str, str]]:
     return operands, modifiers
 
 
+@cache
 def _operand(text: str) -> Operand:
     body, negative, absolute, signed = text, False, False, False
     if body.startswith("-") and not re.match(r"-[\d.]", body):

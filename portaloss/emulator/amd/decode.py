@@ -54,7 +54,7 @@ class Decoded:
     touched: frozenset[int]  #: registers that must not be under way: those that it reads or writes
     operation: Operation | None  #: what it starts, if it is a load or a store
     waits: tuple[tuple[str, int], ...] | None
-    instruction: Instruction
+    text: str  #: as in the assembly
 
 
 def decode(instruction: Instruction, place: int, context: Context) -> Decoded:
@@ -65,15 +65,30 @@ def decode(instruction: Instruction, place: int, context: Context) -> Decoded:
         place: its number in the program.
         context: the program and the model of approximate instructions.
     """
+    key = (context.key, instruction.text)
+    found = _DECODED.get(key)
+    if found is None:
+        found = _decode(instruction, place, context)
+        # a branch depends on its place, and what accesses memory on its source line
+        if not found.control and found.operation is None:
+            _DECODED[key] = found
+    return found
+
+
+#: What was decoded, by everything that it depends on: programs have many instructions in common.
+_DECODED: dict[tuple[object, str], Decoded] = {}
+
+
+def _decode(instruction: Instruction, place: int, context: Context) -> Decoded:
     waits = limits(instruction)
     operation = _operation(instruction, context)
     touched = _touched(instruction, operation)
     if waits is not None or instruction.name in control.IGNORED:
-        return Decoded(None, False, frozenset(), None, waits, instruction)
+        return Decoded(None, False, frozenset(), None, waits, instruction.text)
     jump = control.control(instruction, place, context)
     if jump is not None:
-        return Decoded(jump, True, touched, None, None, instruction)
-    return Decoded(_run(instruction, context), False, touched, operation, None, instruction)
+        return Decoded(jump, True, touched, None, None, instruction.text)
+    return Decoded(_run(instruction, context), False, touched, operation, None, instruction.text)
 
 
 def _run(instruction: Instruction, context: Context) -> Run:

@@ -110,7 +110,7 @@ class Executor:
         while place < limit:
             step = code[place]
             if tracker.pending and not tracker.pending.isdisjoint(step.touched):
-                self._unwaited(step, waves)
+                self._unwaited(place, waves)
             if step.control:
                 assert step.run is not None
                 target = step.run(waves)
@@ -127,24 +127,23 @@ class Executor:
             place += 1
         waves.places[waves.group] = place
 
-    def _site(self, step: Decoded) -> Site:
-        return self._context.site(step.instruction)
+    def _site(self, place: int) -> Site:
+        return self._context.site(self.program.instructions[place])
 
-    def _unwaited(self, step: Decoded, waves: Waves) -> None:
+    def _unwaited(self, place: int, waves: Waves) -> None:
         names = [
             f"s{register - SCALAR}" if register >= SCALAR else f"v{register}"
-            for register in sorted(waves.tracker.pending & step.touched)
+            for register in sorted(waves.tracker.pending & self._code[place].touched)
         ]
         raise WaitError(
-            f"{self._site(step)}: {waves.own.name(0)}: {', '.join(names)} is under way from memory, and nothing has "
+            f"{self._site(place)}: {waves.own.name(0)}: {', '.join(names)} is under way from memory, and nothing has "
             "waited for it"
         )
 
     def _stuck(self, waves: Waves) -> None:
         place = int(waves.places[waves.waiting][0])
         raise BarrierError(
-            f"{self._site(self._code[max(place - 1, 0)])}: waves wait at a barrier that the others of their block do "
-            "not come to"
+            f"{self._site(max(place - 1, 0))}: waves wait at a barrier that the others of their block do not come to"
         )
 
 

@@ -32,6 +32,11 @@ class Context:
     model: Model = field(default_factory=Model)
 
     @property
+    def key(self) -> object:
+        """What the functions of instructions depend on."""
+        return self.program.generation, self.program.lanes, self.flushes, self.model
+
+    @property
     def flushes(self) -> bool:
         """Whether the mode register flushes subnormal numbers of 32 bits."""
         return self.program.descriptor.get("float_denorm_mode_32", 3) != 3

@@ -192,9 +192,22 @@ def multiply_add_64(instruction: Instruction, context: Context) -> Run:
     return run
 
 
+def swap(instruction: Instruction, context: Context) -> Run:
+    """v_swap: two registers change their values."""
+    first, second = (operand.index for operand in instruction.operands)
+
+    def run(waves: Waves) -> None:
+        one, two = (np.array(waves.vector["u32"][index, waves.group]) for index in (first, second))
+        waves.write("u32", first, two)
+        waves.write("u32", second, one)
+
+    return run
+
+
 CARRIES = ("v_add_co_u32", "v_addc_co_u32", "v_sub_co_u32", "v_subb_co_u32", "v_subrev_co_u32", "v_subbrev_co_u32")
 SPECIAL: dict[str, Any] = {
     **dict.fromkeys(CARRIES, carry),
+    "v_swap_b32": swap,
     "v_mad_u64_u32": multiply_add_64,
     "v_mad_i64_i32": multiply_add_64,
 }
