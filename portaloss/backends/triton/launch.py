@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton import memory
+from portaloss.backends.triton import memory, tuning
 
 #: Whether kernels run in Triton's interpreter, on CPU tensors. It must be known before kernels are decorated.
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -129,7 +129,7 @@ def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
     block = (1 << 16) if INTERPRET else 2048
     with torch.cuda.device_of(tensor):
         scale_kernel[(triton.cdiv(count, block),)](
-            tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block
+            tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block, **tuning.COMPILER
         )
 
 
