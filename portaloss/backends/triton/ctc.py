@@ -475,7 +475,7 @@ def _run(
             pairs, summary,
             steps, classes, labels.longest, count, states, blank * log_probs.stride(2), *log_probs.stride(),
             ALL=gradient is not None, ZERO_INFINITY=bool(options["zero_infinity"]), LABELS=block,
-            num_warps=tuning.warps(block, lanes),
+            num_warps=tuning.warps(block, lanes), **tuning.COMPILER,
         )  # fmt: skip
         if gradient is None or steps == 0:
             return
@@ -485,7 +485,7 @@ def _run(
             log_probs, labels.input_lengths, summary, gradient, factor,
             samples, classes, *log_probs.stride(), gradient.stride(0),
             ALIGNED=log_probs.stride(2) == 1 and all(stride % 16 == 0 for stride in rows),
-            MATH=tl_dtype(math), CLASSES=width, num_warps=tuning.warps(min(width, 128), lanes),
+            MATH=tl_dtype(math), CLASSES=width, num_warps=tuning.warps(min(width, 128), lanes), **tuning.COMPILER,
         )  # fmt: skip
         posterior_kernel[(steps * samples,)](
             log_probs, labels.targets, labels.order(classes), labels.offsets, labels.input_lengths,
@@ -493,6 +493,7 @@ def _run(
             steps, samples, classes, states, blank, *log_probs.stride(), gradient.stride(0),
             MATH=tl_dtype(math), LABELS=_power_of_two_from(typical, 16, 16),
             num_warps=1,  # many small programs, which wait for memory
+            **tuning.COMPILER,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton import memory
+from portaloss.backends.triton import memory, tuning
 
 
 def math_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -90,7 +90,7 @@ def scale_(tensor: torch.Tensor, factor: torch.Tensor) -> None:
     block = 2048
     with torch.cuda.device_of(tensor):
         scale_kernel[(triton.cdiv(count, block),)](
-            tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block
+            tensor, factor, count, MATH=tl_dtype(math_dtype(tensor.dtype)), BLOCK=block, **tuning.COMPILER
         )
 
 

@@ -235,6 +235,7 @@ class Pass:
                 MATH=tl_dtype(self.math),
                 BLOCK=launch.block,
                 num_warps=launch.num_warps,
+                **tuning.COMPILER,
             )
         return stored, partials, gradients
 

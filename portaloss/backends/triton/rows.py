@@ -110,6 +110,7 @@ def run(
             ROWS=launch.rows,
             CLASSES=launch.classes,
             num_warps=launch.num_warps,
+            **tuning.COMPILER,
         )
     return given
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -21,6 +22,10 @@ class Launch:
     block: int  #: elements that a program handles at a time
     num_warps: int
 
+
+#: Compiler options of every launch. Products and sums are not fused: a compiler that fuses some of them makes a result
+#: depend on the vendor and on which lane computes it, and inf - inf may become inf. No kernel asks for a fused product.
+COMPILER: dict[str, Any] = {"enable_fp_fusion": False}
 
 #: The most threads of a program, for both vendors.
 MAX_THREADS = 1024

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss.emulator.arithmetic import maximum, minimum
 from portaloss.emulator.ptx.decode import TYPES, Decoder, instruction, raw
+from portaloss.emulator.ptx.floating import canonical
 from portaloss.emulator.ptx.machine import Machine, Step
 from portaloss.emulator.ptx.syntax import Instruction
 
@@ -87,19 +89,36 @@ def _source(machine: Machine, mode: str, by: Array, clamp: Array) -> tuple[Array
 
 @instruction("redux")
 def reduce_warp(decoder: Decoder, one: Instruction) -> Step:
-    """The sum, the least or the greatest of the lanes of a warp that are in a mask."""
-    sync, how, kind = one.modifiers
+    """The sum, the least or the greatest of the lanes of a warp that are in a mask; of floats, from sm_100 on."""
+    sync, how, *more, kind = one.modifiers
     dtype, bits = TYPES[kind], raw(kind)
-    if sync != "sync" or how not in _REDUCE or dtype.kind == "f":
+    floats = kind == "f32" and how in ("min", "max")
+    if sync != "sync" or how not in _REDUCE or (dtype.kind == "f" and not floats) or set(more) - {"NaN", "abs"}:
+        raise one.unknown()
+    if more and not floats:
         raise one.unknown()
     target = decoder.target(one.operands[0])
     value, members = (decoder.source(operand, "b32") for operand in one.operands[1:])
     function, start = _REDUCE[how]
+    choose = minimum if how == "min" else maximum
+
+    def least(held: Array, here: Array) -> Array:
+        """By halves, since -0 is less than 0. Lanes outside of the mask hold what does not change the result."""
+        held = np.abs(held) if "abs" in more else held
+        unlike = np.float32(np.inf if how == "min" else -np.inf) if "NaN" in more else np.float32(np.nan)
+        rows = np.where(here, held, unlike).reshape(-1, _WARP)
+        while rows.shape[1] > 1:
+            half = rows.shape[1] // 2
+            rows = choose(rows[:, :half], rows[:, half:], nan="NaN" in more)
+        return canonical(rows[:, 0], kind)
 
     def step(machine: Machine) -> None:
         held, here = machine.full(value).view(dtype), _members(machine, members)
-        held = np.where(here, held, np.array(start(np.iinfo(dtype))).astype(dtype))
-        total = function.reduce(held.reshape(-1, _WARP), axis=1, dtype=dtype)
+        if floats:
+            total = least(held, here)
+        else:
+            held = np.where(here, held, np.array(start(np.iinfo(dtype))).astype(dtype))
+            total = function.reduce(held.reshape(-1, _WARP), axis=1, dtype=dtype)
         machine.put(target, np.repeat(total, _WARP).view(bits))
 
     return step

@@ -47,9 +47,7 @@ def lifted(kind: str, function: Function, *, flushes: bool = False, wide: bool =
         each, one, whole = lifted(kind, function, flushes=flushes, wide=wide), raw(kind), np.dtype(f"u{bits // 8}")
 
         def packed(*values: Array) -> Array:
-            parts = [np.ascontiguousarray(value).view(one) for value in values]
-            result = each(*parts)
-            return result if result.dtype == bool else np.ascontiguousarray(result).view(whole)
+            return np.ascontiguousarray(each(*_parts(values, one))).view(whole)
 
         return packed
     if kind in ("f32", "f64"):
@@ -69,6 +67,11 @@ def lifted(kind: str, function: Function, *, flushes: bool = False, wide: bool =
     if wide:
         return lambda *values: narrow(round_to_odd(*function(*[widen(value).astype(np.float64) for value in values])))
     return lambda *values: narrow(function(*[widen(value) for value in values]))
+
+
+def _parts(values: tuple[Array, ...], dtype: Any) -> list[Array]:
+    """The numbers that packed values consist of, as many for each value."""
+    return [np.ascontiguousarray(value).view(dtype) for value in np.broadcast_arrays(*values)]
 
 
 _BINARY: dict[str, Function] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
@@ -138,10 +141,6 @@ def fused(decoder: Decoder, one: Instruction) -> Step:
 # Comparisons
 
 
-def _ordered(compare: Function) -> Function:
-    return compare
-
-
 def _unordered(compare: Function) -> Function:
     """Also holds where either is nan."""
     return lambda x, y: compare(x, y) | (x != x) | (y != y)
@@ -173,7 +172,7 @@ def comparison(one: Instruction, how: str, kind: str, *, flushes: bool = False) 
     if kind in PACKED:
         part = PACKED[kind][0]
         each, dtype = comparison(one, how, part), raw(part)
-        return lambda x, y: each(np.ascontiguousarray(x).view(dtype), np.ascontiguousarray(y).view(dtype))
+        return lambda *values: each(*_parts(values, dtype))
     floats = kind in NAN
     function = (_FLOAT_COMPARE if floats else _COMPARE).get(how)
     if function is None or (kind not in TYPES):
@@ -203,7 +202,7 @@ def _approximate_quotient(one: Instruction, target: int, sources: list[int], how
         exact = a.astype(np.float64) / b
         if "approx" in how:
             exact = np.where((np.abs(b) > 2.0**126) & np.isfinite(b), np.where(np.isinf(a), np.nan, exact * 0), exact)
-        result = machine.batch.launch.settings.model.apply(exact, 2)
+        result = machine.model.apply(exact, 2)
         machine.put(target, canonical(flush(result) if flushes else result, kind))
 
     return step
@@ -228,7 +227,7 @@ def function(decoder: Decoder, one: Instruction) -> Step:
         if flushes:
             value = flush(value)
         wide = value.astype(np.float64)
-        result = machine.batch.launch.settings.model.apply(exact(wide), bound, promised=promised(wide))
+        result = machine.model.apply(exact(wide), bound, promised=promised(wide))
         machine.put(target, canonical(flush(result) if flushes else result, kind))
 
     return step

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from portaloss.emulator.errors import BarrierError, Site
 from portaloss.emulator.launch import Batch
+from portaloss.emulator.models import Model
 
 Array = npt.NDArray[Any]
 
@@ -53,15 +54,12 @@ class Program:
     registers: list[Array]  #: their values at the start, constants included
     parameters: list[tuple[int, int]]  #: for each parameter: its register, and its size in bytes
 
-    def run(self, batch: Batch) -> None:
-        """Run the program in all lanes of a batch."""
-        Machine(self, batch).run()
-
 
 class Machine:
     """The state of a batch that runs."""
 
-    def __init__(self, program: Program, batch: Batch) -> None:
+    def __init__(self, program: Program, batch: Batch, model: Model) -> None:
+        self.model = model
         self.batch = batch
         self.lanes = batch.lanes
         self.memory = batch.memory
