@@ -126,12 +126,11 @@ class _Utils:
 
 def _executor(chip: Chip, text: str, settings: Settings) -> Executor:
     if chip.backend == "hip":
-        from portaloss.emulator.amd.executor import Executor as Amd
-
-        return Amd(text, settings.model)
-    from portaloss.emulator import ptx
-
-    return ptx.load(text)
+        from portaloss.emulator.amd import executor
+    else:
+        from portaloss.emulator.ptx import executor  # type: ignore[no-redef]
+    made: Executor = executor.Executor(text, settings.model)
+    return made
 
 
 class _Launcher:

@@ -130,9 +130,7 @@ def load_matrix(decoder: Decoder, one: Instruction) -> Step:
     def step(machine: Machine) -> None:
         base = address.of(machine)
         for matrix, target in enumerate(targets):
-            halves = [
-                _part(machine, _places(machine, base, matrix, half, transposed), site) for half in range(2)
-            ]
+            halves = [_part(machine, _places(machine, base, matrix, half, transposed), site) for half in range(2)]
             machine.put(target, halves[0].astype(np.uint32) | (halves[1].astype(np.uint32) << 16))
 
     if len(targets) != count:

@@ -161,7 +161,9 @@ def vote(decoder: Decoder, one: Instruction) -> Step:
         elif how == "any":
             result = (holds & here).any(axis=1)
         else:
-            result = ((holds & here).astype(np.uint64) << np.arange(_WARP, dtype=np.uint64)).sum(axis=1).astype(np.uint32)
+            result = (
+                ((holds & here).astype(np.uint64) << np.arange(_WARP, dtype=np.uint64)).sum(axis=1).astype(np.uint32)
+            )
         machine.put(target, np.repeat(result, _WARP))
 
     return step

@@ -145,9 +145,7 @@ def decode(kernel: Kernel) -> Program:
         UnknownInstructionError: an instruction is not implemented.
     """
     decoder = Decoder(kernel)
-    parameters = {
-        name: (decoder._add(np.zeros(1, f"u{size}")), size) for name, size in kernel.parameters.items()
-    }
+    parameters = {name: (decoder._add(np.zeros(1, f"u{size}")), size) for name, size in kernel.parameters.items()}
     decoder._numbers.update({f"[{name}]": number for name, (number, _) in parameters.items()})
     branches = [one.operands[-1] for one in kernel.instructions if one.name == "bra"]
     starts = {0, *(kernel.labels[label] for label in branches)}

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.arithmetic import (
-    flush, fma, from_bfloat16, maximum, minimum, round_to_odd, to_bfloat16, two_sum,
+    flush,
+    fma,
+    from_bfloat16,
+    maximum,
+    minimum,
+    round_to_odd,
+    to_bfloat16,
+    two_sum,
 )  # fmt: skip
 from portaloss.emulator.ptx.decode import PACKED, TYPES, Decoder, elementwise, instruction, raw
 from portaloss.emulator.ptx.machine import Machine, Step
@@ -118,8 +125,8 @@ def _signs(name: str, kind: str, *, flushes: bool) -> Function:
     flip, keep = dtype.type(sign), dtype.type(~sign & ((1 << bits) - 1))
     if flushes:
         floats = TYPES[kind]
-        return lambda x: (flush(x.view(floats)).view(dtype) & keep) if name == "abs" else (
-            flush(x.view(floats)).view(dtype) ^ flip
+        return lambda x: (
+            (flush(x.view(floats)).view(dtype) & keep) if name == "abs" else (flush(x.view(floats)).view(dtype) ^ flip)
         )
     return (lambda x: x & keep) if name == "abs" else (lambda x: x ^ flip)
 

@@ -66,7 +66,12 @@ def _remainder(x: Array, y: Array) -> Array:
 def multiply(decoder: Decoder, one: Instruction) -> Step:
     """The lower or upper half of a product, or all of it; and a sum."""
     *how, kind = one.modifiers
-    if one.name == "mul" and how and how[0] not in ("lo", "hi", "wide") or not how or kind[0] == "f" or kind == "bf16":
+    if (
+        (one.name == "mul" and how and how[0] not in ("lo", "hi", "wide"))
+        or not how
+        or kind[0] == "f"
+        or kind == "bf16"
+    ):
         from portaloss.emulator.ptx import floating
 
         return floating.arithmetic(decoder, one)

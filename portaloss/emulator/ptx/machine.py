@@ -173,4 +173,3 @@ def guarded(step: Step, predicate: int, negated: bool) -> Step:
         machine.mask = outer
 
     return run
-
