@@ -2,8 +2,9 @@
 
 Arguments after ``--`` are passed on to the command: ``nox -s tests -- -k huber``.
 
-torch is large, so parity, emulate, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``. It is made
-when it is first needed, and updated when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start afresh.
+torch is large, so parity, emulate, tests, fuzz, types, bench and targets share one environment, ``.nox/work-3.X``. It
+is made when it is first needed, and updated when pyproject.toml or ci/constraints.txt changes. Delete ``.nox`` to start
+afresh.
 """
 
 from __future__ import annotations

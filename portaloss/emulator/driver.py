@@ -77,10 +77,10 @@ class Driver:
 
     def launcher_cls(self, source: Any, metadata: Any) -> _Launcher:
         """What launches a compiled kernel."""
-        return _Launcher(self, source, metadata)
+        return _Launcher(source, metadata)
 
     def unwritten(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Note that a tensor was just allocated and holds nothing yet: a kernel that reads it before it writes is wrong.
+        """Note that a tensor was just allocated and holds nothing yet. A kernel that reads it first is wrong.
 
         All its bits are set, which is nan in every floating-point type. What still has all bits set at a launch counts
         as not written.
@@ -134,10 +134,9 @@ def _executor(chip: Chip, text: str, settings: Settings) -> Executor:
 
 
 class _Launcher:
-    """Launches one compiled kernel."""
+    """Launches one compiled kernel. Triton keeps it for later drivers of the same chip and model."""
 
-    def __init__(self, active: Driver, source: Any, metadata: Any) -> None:
-        self._driver = active
+    def __init__(self, source: Any, metadata: Any) -> None:
         self._name = source.fn.__name__
         self._signature = list(source.signature.items())
         self._metadata = metadata
@@ -150,7 +149,7 @@ class _Launcher:
         if enter is not None:
             enter(about)
         if x * y * z:
-            active = self._driver
+            active: Driver = driver.active
             # AMD's chips load and store at any address; NVIDIA's need one that is a multiple of the size
             memory = GlobalMemory(
                 aligned=active.chip.backend == "cuda", races=active.settings.races, counter=active.settings.counter
@@ -192,7 +191,7 @@ class _Launcher:
         if region is None:
             data = _bytes(storage)
             region = memory.add(
-                name, data, start, written=self._driver.written(tensor, data), granule=tensor.element_size()
+                name, data, start, written=driver.active.written(tensor, data), granule=tensor.element_size()
             )
         return region.base + tensor.storage_offset() * tensor.element_size()
 
@@ -209,7 +208,7 @@ def _bytes(storage: Any) -> Array:
 
 
 def _leave_out_assembler(*arguments: Any, **named: Any) -> tuple[str, str] | None:
-    """Triton's hook: without arguments, what to add to the key of its cache; else changes the stages of a compilation."""
+    """Triton's hook: without arguments, what to add to its cache's key; else, changes the stages of a compilation."""
     if not arguments and not named:
         key = "without the assembler"
         return key, hashlib.sha256(key.encode()).hexdigest()
