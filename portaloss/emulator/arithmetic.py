@@ -1,7 +1,7 @@
 """Arithmetic of GPUs in NumPy, bit for bit: fused products, roundings, conversions, minima and flushed subnormals.
 
-Functions take and give arrays of NumPy's types; 16-bit brain floats are uint16 arrays of their bits. Nothing here warns:
-callers switch NumPy's warnings off (``np.errstate(all="ignore")``).
+Functions take and give arrays of NumPy's types; 16-bit brain floats are uint16 arrays of their bits. Nothing here
+warns: callers switch NumPy's warnings off (``np.errstate(all="ignore")``).
 
     fma(a, b, c)                       a b + c with one rounding, float32 or float64
     round_to_odd(value, error)         what makes a second rounding harmless
@@ -91,12 +91,12 @@ def _split(x: Array) -> tuple[Array, Array]:
 def _fma64(a: Array, b: Array, c: Array) -> Array:
     """The exact product is high + low, and high + c is total + error.
 
-    rest = error + low has a relative error of 2^-53. If that cannot change the result, the result is right (Ziv's test).
+    rest = error + low has a relative error of 2^-53. If that cannot change the result, it is right (Ziv's test).
     """
     high, low = two_product(a, b)
     total, error = two_sum(high, c)
     rest = error + low
-    result = total + rest
+    result: Array = total + rest
     unsure = total + rest * (1.0 + 2.0**-50) != total + rest * (1.0 - 2.0**-50)
     unsure |= ~((np.abs(high) > 2.0**-900) & (np.abs(result) < 2.0**995))
     if unsure.any():
@@ -116,7 +116,7 @@ def _sum_of_three(high: Array, low: Array, c: Array) -> Array:
 
 def _fma64_rare(a: Array, b: Array, c: Array) -> Array:
     """Infinities, nan and zeros as they come; else scaled by powers of two; results that are subnormal by fractions."""
-    result = a * b + c
+    result = np.where(np.isinf(c) & np.isfinite(a) & np.isfinite(b), c, a * b + c)  # an overflow is no infinity
     simple = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c) | (a == 0.0) | (b == 0.0)
     if simple.all():
         return result

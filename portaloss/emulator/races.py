@@ -4,8 +4,8 @@ For each granule of a region (an element, or a byte of shared memory) the last w
 block, warp and epoch, the number of barriers that the block had passed. Two accesses are ordered if they are of one
 warp, or of one block in different epochs. Two blocks of one launch are never ordered.
 
-Two readers are enough: if both are of the writer's warp, or in earlier epochs, so is every one that they replaced, since
-a reader is replaced by one of another warp only after it has been compared with it.
+Two readers are enough: if both are of the writer's warp, or in earlier epochs, so is every one that they replaced,
+since a reader is replaced by one of another warp only after it has been compared with it.
 """
 
 from __future__ import annotations

@@ -62,9 +62,7 @@ def launch(
     for k, tensor in enumerate(tensors):
         flags = None if written is None else written[k]
         data = tensor.reshape(-1).view(np.uint8)
-        region = memory.add(
-            f"tensor {k}", data, tensor.ctypes.data, written=flags, granule=tensor.itemsize
-        )
+        region = memory.add(f"tensor {k}", data, tensor.ctypes.data, written=flags, granule=tensor.itemsize)
         arguments.append(Argument(region.base, 8))
     run_launch(Launch("kernel", arguments, grid, warps, 32, shared, Settings(races=races)), executor, memory)
 

@@ -13,7 +13,7 @@ from portaloss.emulator.errors import RaceError
 from .triton_kernels import compiled, cumulative_kernel, emulate, layer_norm_kernel, softmax_kernel, sort_kernel
 
 pytest.importorskip("triton")
-from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.compiler import GPUTarget
 
 CHIPS = {"gfx90a": 64, "gfx942": 64, "gfx950": 64, "gfx1100": 32, "gfx1201": 32}
 COLUMNS = 300

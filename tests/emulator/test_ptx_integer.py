@@ -112,11 +112,11 @@ def test_fields(kind: str) -> None:
         mask = ((1 << n) - 1) << p & whole
         return b & ~mask | a << p & mask
 
-    expected = [
-        inserted(int(a), int(b), int(p), int(n)) for a, b, p, n in zip(unsigned, into, at, length, strict=True)
-    ]
+    expected = [inserted(int(a), int(b), int(p), int(n)) for a, b, p, n in zip(unsigned, into, at, length, strict=True)]
     assert got.tolist() == expected
-    assert compute(f"popc.b{bits} %out, %a;", unsigned, out=np.uint32).tolist() == [int(a).bit_count() for a in unsigned]
+    assert compute(f"popc.b{bits} %out, %a;", unsigned, out=np.uint32).tolist() == [
+        int(a).bit_count() for a in unsigned
+    ]
     expected = [bits - int(a).bit_length() for a in unsigned]
     assert compute(f"clz.b{bits} %out, %a;", unsigned, out=np.uint32).tolist() == expected
 
@@ -128,7 +128,12 @@ def test_logic() -> None:
     assert (compute("xor.b32 %out, %a, %b;", x, y, out=np.uint32) == x ^ y).all()
     assert (compute("not.b32 %out, %a;", x, out=np.uint32) == ~x).all()
     # the tables of lop3 are the function of 0xF0, 0xCC and 0xAA
-    tables: dict[int, Any] = {0x96: x ^ y ^ z, 0xE8: (x & y) | (x & z) | (y & z), 0x2A: z & ~(x & y), 0x01: ~(x | y | z)}
+    tables: dict[int, Any] = {
+        0x96: x ^ y ^ z,
+        0xE8: (x & y) | (x & z) | (y & z),
+        0x2A: z & ~(x & y),
+        0x01: ~(x | y | z),
+    }
     for table, expected in tables.items():
         assert (compute(f"lop3.b32 %out, %a, %b, %c, {table:#x};", x, y, z, out=np.uint32) == expected).all()
     code = "setp.lt.u32 %p1, %a, %b; setp.lt.u32 %p2, %b, %c; {}.pred %p3, %p1, %p2; selp.b32 %out, 1, 0, %p3;"

@@ -14,7 +14,7 @@ from portaloss.emulator.ptx.executor import Executor
 from .triton_kernels import compiled, cumulative_kernel, emulate, layer_norm_kernel, softmax_kernel, sort_kernel
 
 pytest.importorskip("triton")
-from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.compiler import GPUTarget
 
 CHIPS = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "sm_120": 120}
 COLUMNS = 300
@@ -43,9 +43,7 @@ def test_rows(chip: str) -> None:
 def test_inputs_of_16_bits(dtype: torch.dtype) -> None:
     x = torch.randn(3, COLUMNS, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(run(sort_kernel, "sm_90", x), x.float().sort(1).values)
-    torch.testing.assert_close(
-        run(softmax_kernel, "sm_90", x), torch.softmax(x.double(), 1).float(), rtol=2e-6, atol=0
-    )
+    torch.testing.assert_close(run(softmax_kernel, "sm_90", x), torch.softmax(x.double(), 1).float(), rtol=2e-6, atol=0)
 
 
 def test_models_differ_within_the_bounds_of_the_manual() -> None:

@@ -74,8 +74,6 @@ def emulate(executor: Any, metadata: Any, x: torch.Tensor, *, aligned: bool) -> 
     arguments.append(Argument(x.shape[1], 4))
     grid = (x.shape[0], 1, 1)
     settings = Settings(races=True)
-    launch = Launch(
-        "kernel", arguments, grid, metadata.num_warps, metadata.warp_size, metadata.shared, settings
-    )
+    launch = Launch("kernel", arguments, grid, metadata.num_warps, metadata.warp_size, metadata.shared, settings)
     run_launch(launch, executor, memory)
     return out

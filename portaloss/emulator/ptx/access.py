@@ -117,7 +117,9 @@ def _places(machine: Machine, address: Array, matrix: int, half: int, transposed
     row, column = lane // 4, 2 * (lane % 4) + half
     if transposed:
         row, column = column, row
-    return _rows(machine, address, 8 * matrix + row) + 2 * column
+    first = _rows(machine, address, 8 * matrix + row)
+    places: Array = first + 2 * column
+    return places
 
 
 @instruction("ldmatrix")
@@ -130,9 +132,7 @@ def load_matrix(decoder: Decoder, one: Instruction) -> Step:
     def step(machine: Machine) -> None:
         base = address.of(machine)
         for matrix, target in enumerate(targets):
-            halves = [
-                _part(machine, _places(machine, base, matrix, half, transposed), site) for half in range(2)
-            ]
+            halves = [_part(machine, _places(machine, base, matrix, half, transposed), site) for half in range(2)]
             machine.put(target, halves[0].astype(np.uint32) | (halves[1].astype(np.uint32) << 16))
 
     if len(targets) != count:

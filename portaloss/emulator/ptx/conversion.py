@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.arithmetic import (
-    flush, from_bfloat16, from_integer, narrow, round_to_whole, to_bfloat16, to_integer,
+    flush,
+    from_bfloat16,
+    from_integer,
+    narrow,
+    round_to_whole,
+    to_bfloat16,
+    to_integer,
 )  # fmt: skip
 from portaloss.emulator.ptx.decode import PACKED, TYPES, Decoder, elementwise, instruction, raw
 from portaloss.emulator.ptx.floating import NAN, canonical

@@ -37,7 +37,7 @@ def raw(name: str) -> Any:
     if name in PACKED:
         return np.dtype(f"u{PACKED[name][1] // 8}")
     kind = TYPES[name]
-    return kind if kind == bool else np.dtype(f"u{kind.itemsize}")
+    return kind if kind.kind == "b" else np.dtype(f"u{kind.itemsize}")
 
 
 Make = Callable[["Decoder", Instruction], Step]
@@ -99,7 +99,7 @@ class Decoder:
     def constant(self, bits: int, dtype: Any) -> int:
         """A register that always has a value."""
         dtype = np.dtype(dtype)
-        if dtype != bool:
+        if dtype.kind != "b":
             bits &= (1 << 8 * dtype.itemsize) - 1
         key = (bits, dtype)
         if key not in self._constants:
@@ -145,9 +145,7 @@ def decode(kernel: Kernel) -> Program:
         UnknownInstructionError: an instruction is not implemented.
     """
     decoder = Decoder(kernel)
-    parameters = {
-        name: (decoder._add(np.zeros(1, f"u{size}")), size) for name, size in kernel.parameters.items()
-    }
+    parameters = {name: (decoder._add(np.zeros(1, f"u{size}")), size) for name, size in kernel.parameters.items()}
     decoder._numbers.update({f"[{name}]": number for name, (number, _) in parameters.items()})
     branches = [one.operands[-1] for one in kernel.instructions if one.name == "bra"]
     starts = {0, *(kernel.labels[label] for label in branches)}

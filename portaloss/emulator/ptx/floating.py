@@ -14,14 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.arithmetic import (
-    flush, fma, from_bfloat16, maximum, minimum, round_to_odd, to_bfloat16, two_sum,
+    flush,
+    fma,
+    from_bfloat16,
+    maximum,
+    minimum,
+    round_to_odd,
+    to_bfloat16,
+    two_sum,
 )  # fmt: skip
 from portaloss.emulator.ptx.decode import PACKED, TYPES, Decoder, elementwise, instruction, raw
 from portaloss.emulator.ptx.machine import Machine, Step
 from portaloss.emulator.ptx.syntax import Instruction
 
 Array = npt.NDArray[Any]
-Function = Callable[..., Array]
+Function = Callable[..., Any]
 
 #: The bits of a nan that arithmetic gives.
 NAN = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f64": 0xFFF8000000000000}
@@ -118,10 +125,15 @@ def _signs(name: str, kind: str, *, flushes: bool) -> Function:
     flip, keep = dtype.type(sign), dtype.type(~sign & ((1 << bits) - 1))
     if flushes:
         floats = TYPES[kind]
-        return lambda x: (flush(x.view(floats)).view(dtype) & keep) if name == "abs" else (
-            flush(x.view(floats)).view(dtype) ^ flip
+        return lambda x: (
+            (flush(x.view(floats)).view(dtype) & keep) if name == "abs" else (flush(x.view(floats)).view(dtype) ^ flip)
         )
     return (lambda x: x & keep) if name == "abs" else (lambda x: x ^ flip)
+
+
+def _product_and_error(a: Array, b: Array, c: Array) -> Any:
+    """The sum in float64 of an exact product and another number, and its rounding error."""
+    return two_sum(a * b, c)
 
 
 @instruction("fma")
@@ -132,7 +144,7 @@ def fused(decoder: Decoder, one: Instruction) -> Step:
         raise one.unknown()
     sources = [decoder.source(operand, kind) for operand in one.operands[1:]]
     narrow = kind in ("f16", "bf16", "f16x2", "bf16x2")
-    function = (lambda a, b, c: two_sum(a * b, c)) if narrow else fma
+    function: Function = _product_and_error if narrow else fma
     return elementwise(
         decoder.target(one.operands[0]), sources, lifted(kind, function, flushes="ftz" in how, wide=narrow)
     )

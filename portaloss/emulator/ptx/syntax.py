@@ -40,7 +40,9 @@ class Instruction:
 
     def unknown(self, why: str = "") -> UnknownInstructionError:
         """The error that says that the emulator does not have it."""
-        return UnknownInstructionError(f"{self.site}: PTX instruction {self.opcode} is not implemented{why and ': '}{why}")
+        return UnknownInstructionError(
+            f"{self.site}: PTX instruction {self.opcode} is not implemented{why and ': '}{why}"
+        )
 
 
 @dataclass
@@ -135,7 +137,9 @@ def _instruction(kernel: str, text: str, source: str) -> Instruction:
         guard = guard.lstrip("!")
     opcode, *operands = rest.strip().split(None, 1)
     text = " ".join(text.split())
-    return Instruction(opcode, tuple(_operands(operands[0])) if operands else (), guard, negated, Site(kernel, text, source))
+    return Instruction(
+        opcode, tuple(_operands(operands[0])) if operands else (), guard, negated, Site(kernel, text, source)
+    )
 
 
 def _operands(text: str) -> Iterator[str]:
