@@ -6,8 +6,8 @@ lanes are at the same block, it runs without a mask. Otherwise the first block i
 runs for these lanes, and lanes at a later block wait, which is where they meet again.
 
 A block that begins with a barrier, a shuffle or a vote runs only when the other lanes of the block or warp have
-arrived; until then, later blocks run. Without that rule, rotated loops would hang or mix values: the compiler may put the code
-where lanes meet before the code of the lanes that have not arrived.
+arrived; until then, later blocks run. Without that rule, rotated loops would hang or mix values:
+the compiler may put the code where lanes meet before the code of the lanes that have not arrived.
 """
 
 from __future__ import annotations
