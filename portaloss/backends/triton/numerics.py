@@ -130,8 +130,8 @@ def log(x):
 def log1p(x):
     """log(1 + x) for x >= 0, to a few units in the last place.
 
-    In float64, up to 1/2 it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from 0,
-    and the rounding error of 1 + x is corrected to first order.
+    In float64, up to 1/2 it is 2 atanh(x / (2 + x)), a short series of positive terms. Beyond, log(1 + x) is far from
+    0, and the rounding error of 1 + x is corrected to first order.
     """
     u = 1.0 + x
     lost = x - (u - 1.0)
