@@ -193,6 +193,20 @@ def test_an_error_is_reported(chip: Chip) -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize("chip", ["sm_90", "gfx942"])
+def test_no_launch_lets_the_compiler_fuse_products(chip: str) -> None:
+    """A fused product gave -inf for nan in poisson_nll, and in multi_margin, numbers that lanes should share differed."""
+    from portaloss.targets import record
+
+    seen: dict[str, set[bool]] = {}
+    for kind in (LossKind.POISSON_NLL, LossKind.CTC, LossKind.MULTI_MARGIN):
+        for launch in record.launches(kind, "float32", CHIPS[chip]):
+            seen.setdefault(launch.name, set()).add(launch.options["enable_fp_fusion"])
+    names = ("pointwise", "scale", "walk", "exp", "posterior", "multi_margin")
+    assert seen == {f"{name}_kernel": {False} for name in names}
+
+
+@needs_triton
 def test_every_kind_is_recorded_in_every_pass() -> None:
     from portaloss.targets.record import launches
 

@@ -116,7 +116,7 @@ def _sum_of_three(high: Array, low: Array, c: Array) -> Array:
 
 def _fma64_rare(a: Array, b: Array, c: Array) -> Array:
     """Infinities, nan and zeros as they come; else scaled by powers of two; results that are subnormal by fractions."""
-    result = a * b + c
+    result = np.where(np.isinf(c) & np.isfinite(a) & np.isfinite(b), c, a * b + c)  # an overflow is no infinity
     simple = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c) | (a == 0.0) | (b == 0.0)
     if simple.all():
         return result

@@ -48,7 +48,7 @@ class Model:
             fixed |= promised
         # one unit in the last place: 2^(exponent - fraction bits), and not below the smallest subnormal
         power = np.maximum(np.frexp(size)[1] - 1, info.minexp) - info.nmant
-        room = np.ldexp(bound, power)
+        room = np.ldexp(np.float64(bound), power)  # of a Python integer, NumPy would make a float16
         if self.name == "random":
             moved = (exact + room * _between(exact, self.seed)).astype(dtype)
             low, high = _within(exact, room, dtype)

@@ -117,7 +117,9 @@ def _places(machine: Machine, address: Array, matrix: int, half: int, transposed
     row, column = lane // 4, 2 * (lane % 4) + half
     if transposed:
         row, column = column, row
-    return _rows(machine, address, 8 * matrix + row) + 2 * column
+    first = _rows(machine, address, 8 * matrix + row)
+    places: Array = first + 2 * column
+    return places
 
 
 @instruction("ldmatrix")

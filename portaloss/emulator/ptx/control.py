@@ -146,7 +146,7 @@ def _members(machine: Machine, register: int) -> Array:
 @instruction("vote")
 def vote(decoder: Decoder, one: Instruction) -> Step:
     """Whether a predicate holds in all or any lanes of a warp, or in which."""
-    sync, how, kind = one.modifiers
+    sync, how, _kind = one.modifiers
     if sync != "sync" or how not in ("all", "any", "ballot"):
         raise one.unknown()
     target = decoder.target(one.operands[0])

@@ -37,7 +37,7 @@ def raw(name: str) -> Any:
     if name in PACKED:
         return np.dtype(f"u{PACKED[name][1] // 8}")
     kind = TYPES[name]
-    return kind if kind == bool else np.dtype(f"u{kind.itemsize}")
+    return kind if kind.kind == "b" else np.dtype(f"u{kind.itemsize}")
 
 
 Make = Callable[["Decoder", Instruction], Step]
@@ -99,7 +99,7 @@ class Decoder:
     def constant(self, bits: int, dtype: Any) -> int:
         """A register that always has a value."""
         dtype = np.dtype(dtype)
-        if dtype != bool:
+        if dtype.kind != "b":
             bits &= (1 << 8 * dtype.itemsize) - 1
         key = (bits, dtype)
         if key not in self._constants:

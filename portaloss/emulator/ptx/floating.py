@@ -28,7 +28,7 @@ from portaloss.emulator.ptx.machine import Machine, Step
 from portaloss.emulator.ptx.syntax import Instruction
 
 Array = npt.NDArray[Any]
-Function = Callable[..., Array]
+Function = Callable[..., Any]
 
 #: The bits of a nan that arithmetic gives.
 NAN = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f64": 0xFFF8000000000000}
@@ -131,6 +131,11 @@ def _signs(name: str, kind: str, *, flushes: bool) -> Function:
     return (lambda x: x & keep) if name == "abs" else (lambda x: x ^ flip)
 
 
+def _product_and_error(a: Array, b: Array, c: Array) -> Any:
+    """The sum in float64 of an exact product and another number, and its rounding error."""
+    return two_sum(a * b, c)
+
+
 @instruction("fma")
 def fused(decoder: Decoder, one: Instruction) -> Step:
     """A product and a sum with one rounding."""
@@ -139,7 +144,7 @@ def fused(decoder: Decoder, one: Instruction) -> Step:
         raise one.unknown()
     sources = [decoder.source(operand, kind) for operand in one.operands[1:]]
     narrow = kind in ("f16", "bf16", "f16x2", "bf16x2")
-    function = (lambda a, b, c: two_sum(a * b, c)) if narrow else fma
+    function: Function = _product_and_error if narrow else fma
     return elementwise(
         decoder.target(one.operands[0]), sources, lifted(kind, function, flushes="ftz" in how, wide=narrow)
     )

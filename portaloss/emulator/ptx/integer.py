@@ -37,7 +37,7 @@ def arithmetic(decoder: Decoder, one: Instruction) -> Step:
     )
 
 
-_ARITHMETIC: dict[str, Callable[..., Array]] = {
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "min": np.minimum,
@@ -47,7 +47,7 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
 }
 
 
-def _divide(x: Array, y: Array) -> Array:
+def _divide(x: Array, y: Array) -> Any:
     """Truncated; a division by 0 gives all bits set, as the hardware's sequence does."""
     zero = y == 0
     quotient = x // np.where(zero, 1, y)
@@ -57,7 +57,7 @@ def _divide(x: Array, y: Array) -> Array:
     return result
 
 
-def _remainder(x: Array, y: Array) -> Array:
+def _remainder(x: Array, y: Array) -> Any:
     remainder: Array = np.where(y == 0, x, np.fmod(x, np.where(y == 0, 1, y)))
     return remainder.astype(x.dtype)
 
@@ -80,25 +80,25 @@ def multiply(decoder: Decoder, one: Instruction) -> Step:
     sources = [decoder.source(operand, kind) for operand in one.operands[1:3]]
     if how == ["lo"]:
 
-        def product(x: Array, y: Array) -> Array:
+        def product(x: Array, y: Array) -> Any:
             return (x.view(bits) * y.view(bits)).view(bits)
 
         out = bits
     elif how == ["wide"] and dtype.itemsize < 8:
         out = np.dtype(f"u{wide.itemsize}")
 
-        def product(x: Array, y: Array) -> Array:
+        def product(x: Array, y: Array) -> Any:
             return (x.view(dtype).astype(wide) * y.view(dtype).astype(wide)).view(out)
 
     elif how == ["hi"]:
         out = bits
         if dtype.itemsize == 8:
 
-            def product(x: Array, y: Array) -> Array:
+            def product(x: Array, y: Array) -> Any:
                 return _high64(x, y, signed=dtype.kind == "i")
         else:
 
-            def product(x: Array, y: Array) -> Array:
+            def product(x: Array, y: Array) -> Any:
                 both = x.view(dtype).astype(wide) * y.view(dtype).astype(wide)
                 return (both >> (8 * dtype.itemsize)).astype(dtype).view(bits)
     else:
@@ -110,7 +110,7 @@ def multiply(decoder: Decoder, one: Instruction) -> Step:
     return elementwise(target, [*sources, addend], lambda x, y, z: product(x, y) + z)
 
 
-def _high64(x: Array, y: Array, *, signed: bool) -> Array:
+def _high64(x: Array, y: Array, *, signed: bool) -> Any:
     """The upper 64 bits of a product of 64 bits."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     x, y = x.view(np.uint64), y.view(np.uint64)
@@ -126,7 +126,7 @@ def _high64(x: Array, y: Array, *, signed: bool) -> Array:
 # Bits
 
 
-_LOGIC: dict[str, Callable[..., Array]] = {
+_LOGIC: dict[str, Callable[..., Any]] = {
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
@@ -156,7 +156,7 @@ def shift(decoder: Decoder, one: Instruction) -> Step:
         return elementwise(target, [source], lambda x: move(x.view(dtype), by).view(bits))
     fills = one.name == "shr" and dtype.kind == "i"
 
-    def function(x: Array, by: Array) -> Array:
+    def function(x: Array, by: Array) -> Any:
         shifted = move(x.view(dtype), np.minimum(by, width - 1).astype(dtype))
         if not fills:
             shifted = np.where(by < width, shifted, dtype.type(0))
@@ -172,7 +172,7 @@ def extract_field(decoder: Decoder, one: Instruction) -> Step:
     dtype, bits = TYPES[kind], raw(kind)
     width = 8 * dtype.itemsize
 
-    def function(x: Array, at: Array, length: Array) -> Array:
+    def function(x: Array, at: Array, length: Array) -> Any:
         at, length = (at & 0xFF).astype(np.int64), (length & 0xFF).astype(np.int64)
         wide = x.view(dtype).astype(np.int64 if dtype.kind == "i" else np.uint64)
         moved = wide >> np.minimum(at, 63).astype(wide.dtype)
@@ -192,7 +192,7 @@ def insert_field(decoder: Decoder, one: Instruction) -> Step:
     bits = raw(kind)
     width = 8 * bits.itemsize
 
-    def function(x: Array, into: Array, at: Array, length: Array) -> Array:
+    def function(x: Array, into: Array, at: Array, length: Array) -> Any:
         at, length = (at & 0xFF).astype(np.uint64), (length & 0xFF).astype(np.uint64)
         one_ = np.uint64(1)
         ones = np.where(length >= 64, ~np.uint64(0), (one_ << np.minimum(length, 63)) - one_)
@@ -211,9 +211,9 @@ def permute_bytes(decoder: Decoder, one: Instruction) -> Step:
     if one.modifiers != ("b32",):
         raise one.unknown()
 
-    def function(low: Array, high: Array, selector: Array) -> Array:
+    def function(low: Array, high: Array, selector: Array) -> Any:
         both = low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
-        result = np.zeros(1, np.uint32)
+        result: Any = np.zeros(1, np.uint32)
         for k in range(4):
             chosen = (selector >> np.uint32(4 * k)) & 0xF
             byte = (both >> ((chosen & 7) * 8).astype(np.uint64)).astype(np.uint32) & 0xFF
@@ -231,8 +231,8 @@ def any_logic(decoder: Decoder, one: Instruction) -> Step:
     if one.modifiers != ("b32",) or table is None:
         raise one.unknown()
 
-    def function(x: Array, y: Array, z: Array) -> Array:
-        result = np.zeros(1, np.uint32)
+    def function(x: Array, y: Array, z: Array) -> Any:
+        result: Any = np.zeros(1, np.uint32)
         for k in range(8):
             if table >> k & 1:
                 result = result | ((x if k & 4 else ~x) & (y if k & 2 else ~y) & (z if k & 1 else ~z))
@@ -248,7 +248,7 @@ def count_bits(decoder: Decoder, one: Instruction) -> Step:
     kind = one.modifiers[-1]
     width = 8 * raw(kind).itemsize
 
-    def function(x: Array) -> Array:
+    def function(x: Array) -> Any:
         bits = np.unpackbits(np.ascontiguousarray(x).astype(f">u{width // 8}").view(np.uint8)).reshape(-1, width)
         if one.name == "popc":
             return bits.sum(axis=1).astype(np.uint32)
@@ -283,13 +283,17 @@ def compare(decoder: Decoder, one: Instruction) -> Step:
     return both
 
 
+def _chosen(x: Array, y: Array, holds: Array) -> Any:
+    return np.where(holds, x, y)
+
+
 @instruction("selp")
 def select(decoder: Decoder, one: Instruction) -> Step:
     """One of two values, by a predicate."""
     kind = one.modifiers[-1]
     sources = [*(decoder.source(operand, kind) for operand in one.operands[1:3])]
     sources.append(decoder.source(one.operands[3], "pred"))
-    return elementwise(decoder.target(one.operands[0]), sources, lambda x, y, holds: np.where(holds, x, y))
+    return elementwise(decoder.target(one.operands[0]), sources, _chosen)
 
 
 # Moves
@@ -313,7 +317,7 @@ def move(decoder: Decoder, one: Instruction) -> Step:
     return lambda machine: machine.put(to, machine.registers[number])
 
 
-def _pack(parts: tuple[Array, ...], dtype: Any) -> Array:
+def _pack(parts: tuple[Array, ...], dtype: Any) -> Any:
     result = parts[0].astype(dtype)
     for k, part in enumerate(parts[1:], 1):
         result = result | (part.astype(dtype) << dtype.type(8 * part.itemsize * k))
@@ -341,7 +345,7 @@ def _special(decoder: Decoder, one: Instruction) -> Step:
     target, (name, _, axis) = decoder.target(one.operands[0]), one.operands[1].partition(".")
     dtype = raw(one.modifiers[-1])
 
-    def value(machine: Machine) -> Array:
+    def value(machine: Machine) -> Any:
         launch, lanes = machine.batch.launch, machine.lanes
         along = _AXES.get(axis, 0)
         if name == "%tid":

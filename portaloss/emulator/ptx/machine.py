@@ -2,12 +2,12 @@
 
 A register is an array of raw bits, one element for each lane; of one element, where all lanes have the same value. A
 program is cut into blocks of instructions, at the targets of branches and before what waits for other lanes. While all
-lanes are at the same block, it runs without a mask. Else the block that comes first in the program runs for the lanes
-that are at it, and lanes at a later block wait, which is where they meet again.
+lanes are at the same block, it runs without a mask. Otherwise the first block in the program at which there are lanes
+runs for these lanes, and lanes at a later block wait, which is where they meet again.
 
-A block that begins with a barrier, a shuffle or a vote runs only when the other lanes of the block or warp have arrived;
-until then, later blocks run. Without that rule, rotated loops would hang or mix values: the compiler may put the code
-where lanes meet before the code of the lanes that have not arrived.
+A block that begins with a barrier, a shuffle or a vote runs only when the other lanes of the block or warp have
+arrived; until then, later blocks run. Without that rule, rotated loops would hang or mix values:
+the compiler may put the code where lanes meet before the code of the lanes that have not arrived.
 """
 
 from __future__ import annotations
