@@ -193,7 +193,7 @@ class _Launcher:
             region = memory.add(
                 name, data, start, written=driver.active.written(tensor, data), granule=tensor.element_size()
             )
-        return region.base + tensor.storage_offset() * tensor.element_size()
+        return region.base + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _bytes(storage: Any) -> Array:
