@@ -65,6 +65,23 @@ def test_bfloat16() -> None:
     assert same(compute("cvt.f32.f16 %out, %a;", half, out=F), [float(each) for each in half])
 
 
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_whole_numbers(kind: str) -> None:
+    dtype = np.float32 if kind == "f32" else np.float64
+    generator = np.random.default_rng(7)
+    x = np.concatenate([floats(dtype, 1024, 6), generator.integers(-40, 40, 256).astype(dtype) / 4])
+    for mode, function in ROUND.items():
+        got = compute(f"cvt.{mode}.{kind}.{kind} %out, %a;", x, out=dtype)
+        for value, result in zip(x.tolist(), got.tolist(), strict=True):
+            whole = math.copysign(float(function(value)), value) if math.isfinite(value) else value
+            assert result == whole or (value != value and result != result), (mode, value)
+            assert value != value or math.copysign(1, result) == math.copysign(1, value)
+    if kind == "f32":  # a subnormal number that is flushed is not rounded down to -1
+        tiny = np.array([-1e-40, -1e-37], F)
+        assert compute("cvt.rmi.ftz.f32.f32 %out, %a;", tiny, out=F).tolist() == [0, -1]
+        assert same(compute("cvt.f64.f32 %out, %a;", x, out=np.float64), [float(each) for each in x])
+
+
 INTEGERS = {"s16": np.int16, "u16": np.uint16, "s32": np.int32, "u32": np.uint32, "s64": np.int64, "u64": np.uint64}
 ROUND: dict[str, Any] = {"rni": round, "rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}
 

@@ -42,7 +42,7 @@ def test_a_copy_and_its_faults() -> None:
     with pytest.raises(OutOfBoundsError, match=r"of tensor 1, which has 508 bytes"):
         launch(COPY, [x, y[:127]])
     with pytest.raises(OutOfBoundsError, match=r"thread 0: 4 bytes .* -4 bytes after the beginning of tensor 0"):
-        launch(COPY.replace("[%at0]", "[%at0 + -4]"), [x, y])
+        launch(COPY.replace("[%at0]", "[%at0+-4]"), [x, y])
     with pytest.raises(UnwrittenError, match=r"thread 127: reads byte 508 of tensor 0, which was never written"):
         launch(COPY, [x, y], written=[np.arange(512) < 508, None])
     with pytest.raises(MisalignedError, match=r"is no multiple of 4"):
@@ -205,6 +205,13 @@ def test_shuffles() -> None:
     assert (got == rows[:, np.where(lane % 8 + 3 < 8, lane + 3, lane)]).all()
     got = shuffled("shfl.sync.up.b32 %out|%p1, %a, 3, 0, -1; selp.b32 %out, 1, 0, %p1;")
     assert (got == (lane >= 3)).all()
+
+
+def test_a_shuffle_from_a_thread_that_does_not_take_part() -> None:
+    x = np.arange(128, dtype=np.uint32)
+    code = "setp.ne.u32 %p1, %a, 37; mov.b32 %out, 0; @%p1 shfl.sync.bfly.b32 %out, %a, 1, 31, -1;"
+    with pytest.raises(UnwrittenError, match=r"thread 36: reads from block 0, thread 37, which does not take part"):
+        compute(code, x, out=np.uint32)
 
 
 def test_votes_and_reductions() -> None:

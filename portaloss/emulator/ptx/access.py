@@ -27,7 +27,7 @@ class Address:
 
     def __init__(self, decoder: Decoder, operand: str) -> None:
         inside = operand.strip("[] ")
-        base, _, offset = inside.replace("+-", "-").partition("+") if "+" in inside else (inside, "", "")
+        base, _, offset = inside.partition("+")
         self._offset = int(offset.strip(), 0) if offset.strip() else 0
         self._base = decoder.source(base.strip(), "b32" if base.strip() in decoder.kernel.symbols else "b64")
 

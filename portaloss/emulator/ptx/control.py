@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.arithmetic import maximum, minimum
+from portaloss.emulator.errors import Site, UnwrittenError
 from portaloss.emulator.ptx.decode import TYPES, Decoder, instruction, raw
 from portaloss.emulator.ptx.floating import canonical
 from portaloss.emulator.ptx.machine import Machine, Step
@@ -51,6 +52,7 @@ def shuffle(decoder: Decoder, one: Instruction) -> Step:
     value, by, clamp = (decoder.source(operand, "b32") for operand in one.operands[1:4])
     known = decoder.value(by), decoder.value(clamp)
     fixed = known if None not in known else None
+    site = one.site
 
     def step(machine: Machine) -> None:
         key = ("shfl", mode, fixed)
@@ -60,12 +62,25 @@ def shuffle(decoder: Decoder, one: Instruction) -> Step:
             if fixed:
                 machine.cache[key] = source
         lane, inside = source
+        if machine.mask is not None:
+            _take_part(machine, lane, site)
         held = machine.registers[value]
         machine.put(target, held if len(held) == 1 else held[lane])
         if found is not None:
             machine.put(found, inside)
 
     return step
+
+
+def _take_part(machine: Machine, lane: Array, site: Site) -> None:
+    """Check that lanes that run read only from lanes that run: others give an undefined value."""
+    mask = machine.mask
+    assert mask is not None
+    absent = mask & ~mask[lane]
+    if absent.any():
+        reader = int(np.flatnonzero(absent)[0])
+        other = machine.lanes.name(int(lane[reader]))
+        raise UnwrittenError(f"{site}: {machine.lanes.name(reader)}: reads from {other}, which does not take part")
 
 
 def _source(machine: Machine, mode: str, by: Array, clamp: Array) -> tuple[Array, Array]:
