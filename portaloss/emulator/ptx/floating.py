@@ -85,14 +85,9 @@ _BINARY: dict[str, Function] = {"add": np.add, "sub": np.subtract, "mul": np.mul
 _SIGN: dict[str, Function] = {"neg": np.negative, "abs": np.abs}
 
 
-@instruction("add", "sub", "min", "max", "neg", "abs", "div", "rem")
 def arithmetic(decoder: Decoder, one: Instruction) -> Step:
-    """Sums, differences, products, quotients, signs, minima and maxima; integers are in ``integer``."""
+    """Sums, differences, products, quotients, signs, minima and maxima of floats; ``integer`` has these opcodes."""
     *how, kind = one.modifiers
-    if kind[0] in "su" and kind in TYPES:
-        from portaloss.emulator.ptx import integer
-
-        return integer.arithmetic(decoder, one)
     target = decoder.target(one.operands[0])
     sources = [decoder.source(operand, kind) for operand in one.operands[1:]]
     if one.name == "div" and ("full" in how or "approx" in how):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from portaloss.emulator.ptx import floating
 from portaloss.emulator.ptx.decode import TYPES, Decoder, elementwise, instruction, raw
 from portaloss.emulator.ptx.floating import comparison
 from portaloss.emulator.ptx.machine import Machine, Step
@@ -23,9 +24,12 @@ def _sources(decoder: Decoder, one: Instruction, kind: str) -> list[int]:
 # Arithmetic; floats of the same names are in ``floating``
 
 
+@instruction("add", "sub", "min", "max", "neg", "abs", "div", "rem")
 def arithmetic(decoder: Decoder, one: Instruction) -> Step:
-    """add, sub, min, max, neg, abs, div, rem of integers: wrapped around where they overflow."""
+    """Of integers: wrapped around where they overflow. Of floats: in ``floating``."""
     kind = one.modifiers[-1]
+    if kind[0] not in "su" or kind not in TYPES:
+        return floating.arithmetic(decoder, one)
     if len(one.modifiers) != 1 or kind not in TYPES or kind[0] not in "su":
         raise one.unknown()
     dtype, bits = TYPES[kind], raw(kind)
@@ -72,8 +76,6 @@ def multiply(decoder: Decoder, one: Instruction) -> Step:
         or kind[0] == "f"
         or kind == "bf16"
     ):
-        from portaloss.emulator.ptx import floating
-
         return floating.arithmetic(decoder, one)
     dtype, bits = TYPES[kind], raw(kind)
     wide = np.dtype(f"{dtype.kind}{min(8, 2 * dtype.itemsize)}")
