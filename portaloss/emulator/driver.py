@@ -51,7 +51,7 @@ class Driver:
         self.chip: Chip = CHIPS[chip]
         self.settings = settings or Settings()
         self.utils = _Utils(self.chip, self.settings)
-        self._fresh: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._fresh: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
 
     def __str__(self) -> str:
         """What parity calls the device."""
@@ -83,12 +83,12 @@ class Driver:
         """Note that a tensor was just allocated and holds nothing yet. A kernel that reads it first is wrong.
 
         All its bits are set, which is nan in every floating-point type. What still has all bits set at a launch counts
-        as not written.
+        as not written, unless PyTorch has changed the tensor in place since.
         """
         storage = tensor.untyped_storage()
-        if storage.nbytes():
+        if storage.nbytes() and not tensor.is_inference():  # whose changes PyTorch does not count
             _bytes(storage)[:] = 0xFF
-            self._fresh[storage.data_ptr()] = weakref.ref(tensor)
+            self._fresh[storage.data_ptr()] = weakref.ref(tensor), tensor._version
         return tensor
 
     def written(self, tensor: torch.Tensor, data: Array) -> Array | None:
@@ -96,7 +96,9 @@ class Driver:
         fresh = self._fresh.get(tensor.untyped_storage().data_ptr())
         if fresh is None or not self.settings.uninitialised:
             return None
-        if fresh() is None:  # another tensor may have its memory by now
+        reference, version = fresh
+        known = reference()
+        if known is None or known._version != version:  # another tensor may have its memory by now
             del self._fresh[tensor.untyped_storage().data_ptr()]
             return None
         size = tensor.element_size()

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from portaloss import emulator
 from portaloss.arrange import Layout
 from portaloss.backends.triton import launch, memory, rows
 from portaloss.kinds import LossKind
@@ -231,7 +232,9 @@ class _Sums:
     def add_product(self, name: str, a: Tensor, b: Tensor) -> None:
         """Add the product a b in place, without a temporary of this size."""
         into = self.sums[name]
-        if a.dtype == into.dtype:
+        if emulator.active() is not None:
+            into += _product(a, b, into.dtype)
+        elif a.dtype == into.dtype:
             into.addmm_(a, b.to(into.dtype))
         else:
             torch.ops.aten.addmm.dtype_out(into, a, b, into.dtype, out=into)
@@ -252,7 +255,9 @@ def _narrows(x: Tensor) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, math: torch.dtype) -> Tensor:
-    """The product a b in the math dtype."""
+    """The product a b in the math dtype. An emulated chip has no matrix units: there, float64 is rounded once."""
+    if emulator.active() is not None:
+        return torch.mm(a.double(), b.double()).to(math)
     if _narrows(b):
         return torch.mm(a, b, out_dtype=math)
     return torch.mm(a.to(math), b.to(math))
