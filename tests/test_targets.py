@@ -199,7 +199,7 @@ def test_an_error_is_reported(chip: Chip) -> None:
 @compiles
 @pytest.mark.parametrize("chip", ["sm_90", "gfx942"])
 def test_no_launch_lets_the_compiler_fuse_products(chip: str) -> None:
-    """A fused product gave -inf for nan in poisson_nll, and in multi_margin, numbers that lanes should share differed."""
+    """A fused product gave -inf for nan in poisson_nll; in multi_margin, lanes got different numbers for one sum."""
     from portaloss.targets import record
 
     seen: dict[str, set[bool]] = {}
