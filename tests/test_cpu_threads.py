@@ -3,6 +3,7 @@
 import _thread
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -131,6 +132,15 @@ def test_an_error_of_a_tile_ends_the_call_when_no_tile_is_running(threads):
         assert len(started) < 10
 
 
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("error")
 def test_an_interrupt_is_raised_after_running_tiles_have_ended(threads):
     """Whether it hits the calling thread at work or as it waits for a helper; and where a helper raises it itself."""

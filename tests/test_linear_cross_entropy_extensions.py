@@ -168,7 +168,7 @@ def test_the_gradient_of_a_scale_of_arrays():
     s = torch.tensor(0.75, dtype=torch.float64, requires_grad=True)
     expected = F.cross_entropy(s * F.linear(X, W), T)
     (right,) = torch.autograd.grad(expected, s)
-    assert loss == pytest.approx(float(expected), rel=1e-13)
+    assert loss == pytest.approx(expected.item(), rel=1e-13)
     assert gradient == pytest.approx(float(right), rel=1e-12)
 
 

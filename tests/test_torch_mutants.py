@@ -66,7 +66,7 @@ def _(patch):
 @mutant("compositions ignore upstream", K.BCE)
 def _(patch):
     right = composites.gradients
-    patch.setattr(composites, "gradients", lambda *args: right(*args[:-1], torch.ones_like(args[-1])))
+    patch.setattr(composites, "gradients", lambda *args: right(*args[:3], torch.ones_like(args[3]), args[4]))
 
 
 @mutant("the composition of a definition is a sum, not a mean", K.MULTI_MARGIN)

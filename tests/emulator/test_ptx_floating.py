@@ -111,6 +111,20 @@ def test_16_bits_and_packed_types() -> None:
             assert float(got[k]) == rounded(exact_one, np.float16)
 
 
+def test_a_narrow_and_a_wide_operand() -> None:
+    x, y, z = floats(np.float16, seed=22), floats(np.float16, seed=23), floats(F, seed=24)
+    a, b = bfloat(floats(F, seed=25)), bfloat(floats(F, seed=26))
+    with np.errstate(all="ignore"):
+        for kind, first, second, left, right in (
+            ("f16", x, y, x.astype(F), y.astype(F)),
+            ("bf16", a, b, wide(a), wide(b)),
+        ):
+            assert same(compute(f"add.rn.f32.{kind} %out, %a, %b;", first, z, out=F), left + z)
+            assert same(compute(f"sub.rn.f32.{kind} %out, %a, %b;", first, z, out=F), left - z)
+            got = compute(f"fma.rn.f32.{kind} %out, %a, %b, %c;", first, second, z, out=F)
+            assert same(got, compute("fma.rn.f32 %out, %a, %b, %c;", left, right, z, out=F))
+
+
 def test_pairs_of_float32_and_three_operands() -> None:
     x, y, z = (floats(F, seed=seed) for seed in (11, 12, 13))
     words = [each.view(np.uint64) for each in (x, y, z)]

@@ -46,11 +46,13 @@ def times_power_of_two(x, k):
     """
     if x.dtype == tl.float64:
         half = tl.floor(k * 0.5)
-        return (x * tl.exp2(half)) * tl.exp2(k - half)
-    k = minimum(maximum(k, -252.0), 252.0)
-    half = tl.floor(k * 0.5)
-    first = ((half.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    second = (((k - half).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+        first = tl.exp2(half)
+        second = tl.exp2(k - half)
+    else:
+        k = minimum(maximum(k, -252.0), 252.0)
+        half = tl.floor(k * 0.5)
+        first = ((half.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+        second = (((k - half).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
     return (x * first) * second
 
 
@@ -62,11 +64,13 @@ def exp(x):
     -30. So whole powers of two are split off exactly: x = k ln(2) + r with |r| < 0.35, and exp(x) = 2^k exp(r).
     """
     if x.dtype == tl.float64:
-        return tl.exp(x)
-    within = minimum(maximum(x, -160.0), 160.0)
-    k = tl.floor(within * 1.4426950408889634 + 0.5)
-    r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
-    return times_power_of_two(tl.exp(r), tl.where(k == k, k, 0.0))
+        result = tl.exp(x)
+    else:
+        within = minimum(maximum(x, -160.0), 160.0)
+        k = tl.floor(within * 1.4426950408889634 + 0.5)
+        r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
+        result = times_power_of_two(tl.exp(r), tl.where(k == k, k, 0.0))
+    return result
 
 
 @triton.jit
@@ -121,9 +125,11 @@ def _log_of_sum(u, rest):
 def log(x):
     """log(x), to one unit in the last place."""
     if x.dtype == tl.float64:
-        return tl.log(x)
-    result = _log_of_sum(x, 0.0 * x)
-    return tl.where(x > 0.0, result, tl.where(x == 0.0, float("-inf"), float("nan")))
+        result = tl.log(x)
+    else:
+        result = _log_of_sum(x, 0.0 * x)
+        result = tl.where(x > 0.0, result, tl.where(x == 0.0, float("-inf"), float("nan")))
+    return result
 
 
 @triton.jit
@@ -140,8 +146,10 @@ def log1p(x):
         small = x <= 0.5
         near = tl.where(small, x, 0.0)
         # (1/5)^26 is below half a unit
-        return tl.where(small, atanh_series(near / (2.0 + near), 13), tl.log(u) + lost / u)
-    return _log_of_sum(u, lost)
+        result = tl.where(small, atanh_series(near / (2.0 + near), 13), tl.log(u) + lost / u)
+    else:
+        result = _log_of_sum(u, lost)
+    return result
 
 
 @triton.jit
@@ -160,9 +168,11 @@ def log_odds(m):
 def log1p_negated(x):
     """-log(1 - x) for 0 <= x <= 1/2: in float64, 2 atanh(x / (2 - x))."""
     if x.dtype == tl.float64:
-        return atanh_series(x / (2.0 - x), 17)  # (1/3)^34 is below half a unit
-    u = 1.0 - x
-    return -_log_of_sum(u, (1.0 - u) - x)
+        result = atanh_series(x / (2.0 - x), 17)  # (1/3)^34 is below half a unit
+    else:
+        u = 1.0 - x
+        result = -_log_of_sum(u, (1.0 - u) - x)
+    return result
 
 
 @triton.jit

@@ -64,7 +64,9 @@ def lifted(kind: str, function: Function, *, flushes: bool = False, wide: bool =
         return lambda *values: canonical(function(*[value.view(dtype) for value in values]), kind)
     if kind not in ("f16", "bf16") or flushes:
         raise NotImplementedError(kind)
-    widen: Function = from_bfloat16 if kind == "bf16" else lambda bits: bits.view(np.float16).astype(np.float32)
+
+    def widen(bits: Array) -> Array:
+        return _widen(kind, bits)
 
     def narrow(result: Array) -> Array:
         if kind == "bf16":
@@ -88,6 +90,8 @@ _SIGN: dict[str, Function] = {"neg": np.negative, "abs": np.abs}
 def arithmetic(decoder: Decoder, one: Instruction) -> Step:
     """Sums, differences, products, quotients, signs, minima and maxima of floats; ``integer`` has these opcodes."""
     *how, kind = one.modifiers
+    if "f32" in how:
+        return _mixed(decoder, one, _BINARY, 1)
     target = decoder.target(one.operands[0])
     sources = [decoder.source(operand, kind) for operand in one.operands[1:]]
     if one.name == "div" and ("full" in how or "approx" in how):
@@ -109,6 +113,27 @@ def arithmetic(decoder: Decoder, one: Instruction) -> Step:
     if one.name == "div" and "rn" not in how:
         raise one.unknown()
     return elementwise(target, sources, lifted(kind, _BINARY[one.name], flushes=flushes))
+
+
+def _mixed(decoder: Decoder, one: Instruction, functions: dict[str, Function], narrow: int) -> Step:
+    """A function of float32, whose first operands, ``narrow`` of them, are of 16 bits; from sm_100 on."""
+    *how, wide, kind = one.modifiers
+    if how not in ([], ["rn"]) or wide != "f32" or kind not in ("f16", "bf16") or one.name not in ("add", "sub", "fma"):
+        raise one.unknown()
+    kinds = [kind] * narrow + ["f32"]
+    sources = [decoder.source(operand, each) for operand, each in zip(one.operands[1:], kinds, strict=True)]
+    function = lifted("f32", functions[one.name])
+
+    def mixed(*values: Array) -> Any:
+        widened = [_widen(kind, value).view(np.uint32) for value in values[:narrow]]
+        return function(*widened, values[narrow])
+
+    return elementwise(decoder.target(one.operands[0]), sources, mixed)
+
+
+def _widen(kind: str, bits: Array) -> Array:
+    """The float32 of a 16-bit float's bits."""
+    return from_bfloat16(bits) if kind == "bf16" else bits.view(np.float16).astype(np.float32)
 
 
 def _signs(name: str, kind: str, *, flushes: bool) -> Function:
@@ -135,6 +160,8 @@ def _product_and_error(a: Array, b: Array, c: Array) -> Any:
 def fused(decoder: Decoder, one: Instruction) -> Step:
     """A product and a sum with one rounding."""
     *how, kind = one.modifiers
+    if "f32" in how:
+        return _mixed(decoder, one, {"fma": fma}, 2)
     if set(how) - {"rn", "ftz"} or "rn" not in how:
         raise one.unknown()
     sources = [decoder.source(operand, kind) for operand in one.operands[1:]]
