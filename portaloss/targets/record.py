@@ -3,10 +3,10 @@
 The backend is called as by a user's program. Instead of launching, Triton's own binder determines how the arguments
 are specialised (aligned pointers, integers that are multiples of 16), and the kernel is compiled for that.
 
-Recording all combinations would take an hour. Each kind is called in all its passes with the default options, on
+Compiling all combinations would take a day. Each kind is called in all its passes with the default options, on
 operands that are aligned and contiguous. Every other value of an option, and every other size and layout that selects
-another block or other code, is tried one at a time in two passes, those of reduction none. Together they cover the
-stores of items, the partial sums, and gradients times an upstream for each item.
+another block or other code, is tried one at a time in one pass: the backward pass of reduction none. Its kernel has the
+most code, because it computes the items again, adds them up and multiplies each gradient by an upstream of its own.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def _call(
         for reduction in (LossReduction.NONE, LossReduction.MEAN)
     )
     wants = none.differentiable
-    items = engine.forward(none, operands).value
-    engine.backward(none, operands, torch.ones_like(items), wants)
+    engine.backward(none, operands, torch.ones(none.layout.items_shape, dtype=getattr(torch, dtype)), wants)
     if everything:
+        items = engine.forward(none, operands).value
         engine.forward(mean, operands)
         early = engine.forward(mean, operands, wants)
         engine.rescale(mean, early.gradients or {}, torch.ones((), dtype=items.dtype))
