@@ -50,6 +50,9 @@ derivative σ(x) - t the same step takes out the 1 or 0 that σ saturates at::
 At t = 1 and x = 20 the bracket is exactly 0 and -2e-9 is left, where float32's σ(20) = 1 would have left nothing. For a
 fractional t the difference is what it is: ``magnitudes`` measures it.
 
+In float32, exp and log1p together are off by up to 3.2 units in the last place. In the derivative by w, the sum, the
+factor 1/C, the product with it and one with an upstream gradient round by half a unit each: 5.2 units at worst.
+
 Σ adds all classes of a row. One after another in float32, thousands of terms lose several bits: ``sum_products`` adds
 blocks, and then the blocks.
 
@@ -111,7 +114,7 @@ def multilabel_soft_margin(input: Array, target: Array, weight: Array | None = N
         costs += log_tail
         items = sum_products(costs) if weight is None else sum_products(costs, weight)
         if "weight" in wants:
-            derivatives["weight"] = costs / classes
+            derivatives["weight"] = LazyProduct(costs, 1.0, classes or 1)
 
     if "input" in wants:
         gap += other_side(tail, positive)  # now σ(x) - t

@@ -53,7 +53,9 @@ derivative 0 (or nan), and so they are here. |u|ᵖ for p = 3 does so beyond 1e1
 and 1e12; rows of at most 32 features, which are added in float64, have them further out.
 
 m + d - d is a difference of distances, and ∂ℓ/∂a one of two unit vectors; x - y + ε is a difference too where
-x - y ≈ -ε. Rounding in their terms stays: ``magnitudes`` counts them.
+x - y ≈ -ε. Rounding in their terms stays: ``magnitudes`` counts them. Where u is raised to a power, x - y + ε is
+computed in float64 and rounded once: near u = 0 the slope of |u|^(p-1) is infinite for p < 2, and so would be the
+factor of the error.
 
 1/p is rounded, as 1/3 is, and ‖u‖ would be off by as much as log Σ|u|ᵖ times that: 8 units for features of 1e-6. The
 first term of its series makes it good.
@@ -148,9 +150,12 @@ def triplet_margin(
     """
     derivatives: Derivatives = {}
     differentiate = bool(wants)  # else the norms need no directions
-    near = _norm(_difference(anchor, positive, eps), p, differentiate)
-    far = _norm(_difference(anchor, negative, eps), p, differentiate)
-    side = _norm(_difference(positive, negative, eps), p, differentiate) if swap else None
+    near = _norm(_difference(anchor, positive, p, eps), p, differentiate)
+    across = _difference(anchor, negative, p, eps)
+    # with one layout, equal differences have equal sums: how rows are added up depends on where they are stored
+    aside = _difference(positive, negative, p, eps, like=across) if swap else None
+    far = _norm(across, p, differentiate)
+    side = None if aside is None else _norm(aside, p, differentiate)
 
     excess = margin + near.length - (far.length if side is None else np.minimum(far.length, side.length))
     items = np.maximum(excess, 0)
@@ -179,9 +184,25 @@ def triplet_margin(
     return items.astype(anchor.dtype), derivatives
 
 
-def _difference(x: Array, y: Array, eps: float) -> Array:
-    """x - y + ε."""
-    return in_place(np.add, x - y, eps)
+def _difference(x: Array, y: Array, p: float, eps: float, like: Array | None = None) -> Array:
+    """u = x - y + ε, in the memory layout of ``like`` if it has u's shape.
+
+    Where |u| is raised to a power, u is rounded once: near 0, a power below 1 multiplies u's error without limit.
+    """
+    out = np.empty_like(like) if like is not None and like.shape == np.broadcast_shapes(x.shape, y.shape) else None
+    if _is_plain(p):
+        return in_place(np.add, np.subtract(x, y, out=out), eps)
+    exact = np.subtract(x, y, dtype=np.float64)
+    exact += eps
+    if out is None:
+        return exact.astype(x.dtype, copy=False)
+    np.copyto(out, exact, casting="same_kind")
+    return out
+
+
+def _is_plain(p: float) -> bool:
+    """Whether the norm takes no power."""
+    return p in (0, 1, 2) or isinf(p)
 
 
 class _Norm(NamedTuple):

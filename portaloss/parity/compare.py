@@ -46,15 +46,22 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
     ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float32"): (
         9.0,
-        "cross-entropy's 7, and a BLAS product adds its 2000 terms one after another: 7.9 was measured, 19 of PyTorch",
+        "cross-entropy's 7, and a BLAS product adds its 2000 terms one after another: 6.1 to 8.1 were measured with "
+        "six of OpenBLAS's kernels, 19 of PyTorch",
     ),
     (LossKind.FUSED_LINEAR_CROSS_ENTROPY, "float64"): (
         16.0,
-        "a BLAS product adds its 2000 terms one after another: 12 was measured, 31 of PyTorch",
+        "a BLAS product adds its 2000 terms one after another: 12 to 15 were measured with six of OpenBLAS's kernels, "
+        "31 of PyTorch",
     ),
     (LossKind.BCE_WITH_LOGITS, "float32"): (
         6.0,
         "exp and log1p together are off by 3.1 ulp, and each of two weights rounds again: 5.6 was measured",
+    ),
+    (LossKind.MULTILABEL_SOFT_MARGIN, "float32"): (
+        5.5,
+        "exp and log1p together are off by 3.2 ulp, and the derivative by the weight rounds four times more, half an "
+        "ulp each: 5.2 at worst, 4.02 was measured",
     ),
     (LossKind.GAUSSIAN_NLL, "float32"): (
         5.0,

@@ -212,6 +212,34 @@ def test_triplet_margin_extremes(p, swap):
     compare_with_torch(triplet_margin, operands, {"p": p, "swap": swap, "eps": 0.0})
 
 
+def test_equal_sides_of_a_triplet_share_the_gradient_in_any_layout():
+    """Where a = b, d(a, c) = d(b, c) exactly, however the operands are stored."""
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal((50, 300)).astype(np.float32)
+    c = rng.standard_normal((50, 300)).astype(np.float32)
+    by_columns = [np.asfortranarray(array) for array in (a, c)]
+    options = {"p": 2.0, "swap": True, "margin": 100.0, "eps": 0.0}
+    for operands in ([a, by_columns[0], by_columns[1]], [by_columns[0], a, c], [a, by_columns[0], c]):
+        _, derivatives = evaluate(triplet_margin, operands, options)
+        # half of g(a, c) for each of a and b, whose own distance is 0 and has no slope
+        np.testing.assert_array_equal(derivatives["anchor"], derivatives["positive"])
+        assert (derivatives["anchor"] != 0).any()
+
+
+def test_a_power_of_a_cancelled_difference():
+    """u^0.555 magnifies the error of a small u = x - y + ε, which is therefore rounded once: to half a unit."""
+    rng = np.random.default_rng(6)
+    x, far = np.zeros((2000, 5), np.float32), np.full((2000, 5), 9, np.float32)
+    y = (1.555 + 10.0 ** rng.uniform(-7, -3, x.shape)).astype(np.float32)
+    options = {"p": 1.555, "eps": 1.555, "margin": 100.0}
+    _, derivatives = evaluate(triplet_margin, [x, y, far], options)
+    _, truth = evaluate(triplet_margin, [x.astype(float), y.astype(float), far.astype(float)], options)
+    error = np.abs(derivatives["positive"] - truth["positive"]) / np.spacing(
+        np.abs(truth["positive"], dtype=np.float32)
+    )
+    assert error.max() <= 4
+
+
 def test_triplet_margin_without_features():
     operands = [np.ones((2, 0))] * 3
     for p in (1.0, 2.0, 3.0, 0.0):

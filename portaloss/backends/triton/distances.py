@@ -103,12 +103,20 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
-def difference(a, b, eps):
-    """a - b + eps, where the rounding error of a - b is added to eps (Knuth's two-sum): one rounding."""
-    d = a - b
-    added = d - a
-    lost = (a - (d - added)) - (b + added)
-    return d + (eps + tl.where(lost == lost, lost, 0.0))
+def difference(a, b, eps, NORM: tl.constexpr):
+    """a - b + eps: the rounding error of a - b is added to eps (Knuth's two-sum). A power needs the rest of it too.
+
+    Near 0, a power below 1 multiplies the error of its base without limit. So the base of a power is computed in
+    float64, and rounded once.
+    """
+    if NORM == "other":
+        result = ((a.to(tl.float64) - b.to(tl.float64)) + eps).to(a.dtype)
+    else:
+        d = a - b
+        added = d - a
+        lost = (a - (d - added)) - (b + added)
+        result = d + (eps.to(a.dtype) + tl.where(lost == lost, lost, 0.0))
+    return result
 
 
 @triton.jit
@@ -176,7 +184,7 @@ def triplet_margin_kernel(
     row = program * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
     margin = number(margin_bits, MATH)
-    eps = number(eps_bits, MATH)
+    eps = number(eps_bits, tl.float64)
     a_row = row_offset(row, inner, a_outer, a_inner)[:, None]
     b_row = row_offset(row, inner, b_outer, b_inner)[:, None]
     c_row = row_offset(row, inner, c_outer, c_inner)[:, None]
@@ -193,10 +201,10 @@ def triplet_margin_kernel(
         a = tl.load(a_ptr + a_row + d * a_class, mask=inside, other=0).to(MATH)
         b = tl.load(b_ptr + b_row + d * b_class, mask=inside, other=0).to(MATH)
         c = tl.load(c_ptr + c_row + d * c_class, mask=inside, other=0).to(MATH)
-        near, near_count = accumulate(near, near_count, difference(a, b, eps), inside, NORM, P)
-        far, far_count = accumulate(far, far_count, difference(a, c, eps), inside, NORM, P)
+        near, near_count = accumulate(near, near_count, difference(a, b, eps, NORM), inside, NORM, P)
+        far, far_count = accumulate(far, far_count, difference(a, c, eps, NORM), inside, NORM, P)
         if SWAP:
-            side, side_count = accumulate(side, side_count, difference(b, c, eps), inside, NORM, P)
+            side, side_count = accumulate(side, side_count, difference(b, c, eps, NORM), inside, NORM, P)
     near_length, near_scale = finish_norm(near, near_count, NORM, P, ROOT_REST)
     far_length, far_scale = finish_norm(far, far_count, NORM, P, ROOT_REST)
     side_length, side_scale = far_length, far_scale
@@ -223,13 +231,16 @@ def triplet_margin_kernel(
             a = tl.load(a_ptr + a_row + d * a_class, mask=inside, other=0).to(MATH)
             b = tl.load(b_ptr + b_row + d * b_class, mask=inside, other=0).to(MATH)
             c = tl.load(c_ptr + c_row + d * c_class, mask=inside, other=0).to(MATH)
-            pull = direction(difference(a, b, eps), near_length[:, None], NORM, P) * scaled(active, near_scale, NORM)
-            push = direction(difference(a, c, eps), far_length[:, None], NORM, P) * scaled(by_far, far_scale, NORM)
+            pull = direction(difference(a, b, eps, NORM), near_length[:, None], NORM, P) * scaled(
+                active, near_scale, NORM
+            )
+            push = direction(difference(a, c, eps, NORM), far_length[:, None], NORM, P) * scaled(
+                by_far, far_scale, NORM
+            )
             across = push * 0.0
             if SWAP:
-                across = direction(difference(b, c, eps), side_length[:, None], NORM, P) * scaled(
-                    by_side, side_scale, NORM
-                )
+                across = direction(difference(b, c, eps, NORM), side_length[:, None], NORM, P)
+                across = across * scaled(by_side, side_scale, NORM)
             at = g_row + d * g_class
             if WANT_A:
                 tl.store(ga_ptr + at, (pull - push).to(ga_ptr.dtype.element_ty), mask=inside)
