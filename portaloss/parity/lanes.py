@@ -14,7 +14,13 @@ from portaloss.kinds import LossKind
 from portaloss.parity.lines import Line
 
 #: Kinds that take longest: they start first, so that no process is left waiting at the end.
-_SLOW = (LossKind.CTC, LossKind.CROSS_ENTROPY, LossKind.TRIPLET_MARGIN)
+_SLOW = (
+    LossKind.MULTILABEL_MARGIN,
+    LossKind.CTC,
+    LossKind.FUSED_LINEAR_CROSS_ENTROPY,
+    LossKind.TRIPLET_MARGIN,
+    LossKind.CROSS_ENTROPY,
+)
 
 
 class Lane:

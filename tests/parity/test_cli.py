@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from portaloss import skus
+from portaloss.parity import lines, report
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 # one backend, because others may be absent
 KIND = ("--kind", "huber", "--dtype", "float32", "--backend", "cpu")
@@ -43,9 +48,9 @@ def test_a_run_ends_with_one_line_and_writes_its_reports(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
     assert done.stderr == ""  # no progress bar, since stderr is not a terminal
-    lines = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert len(lines) == 6
-    for line in lines:
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(rows) == 6
+    for line in rows:
         assert line["kind"] == "huber"
         assert line["passed"] is True
         assert line["cases"] >= 15
@@ -76,13 +81,28 @@ def test_a_failure_is_exit_code_1_and_can_be_replayed():
     assert "passed: " in right.stdout
 
 
+@needs_triton
+def test_an_emulated_chip(tmp_path):
+    args = "--kind", "l1", "--dtype", "float32", "--emulate", "sm_90", "--model", "high"
+    done = portaloss("parity", *args, "--json", "a.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 0 absent"
+    made = lines.read(tmp_path / "a.json")
+    assert {(line.backend, line.device) for line in made} == {("triton", "emulated sm_90, high errors")}
+    replay = report.replay(made[0])  # what a failure prints: the worst case again, on the same chip
+    assert replay.startswith("python -m portaloss parity --emulate sm_90 --model high --replay 'l1-float32-")
+    again = portaloss(*shlex.split(replay)[3:])
+    assert again.returncode == 0, again.stderr
+    assert "passed: " in again.stdout
+
+
 def test_an_absent_backend_is_absent_and_not_passed(tmp_path):
     done = portaloss("parity", *KIND, "--backend", "imaginary", "--json", str(tmp_path / "a.json"), code=ABSENT)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "parity: 6 passed, 0 failed, 6 absent"
     assert "imaginary: absent, it was never built" in done.stdout
-    lines = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert {line["reason"] for line in lines if line["backend"] == "imaginary"} == {"it was never built"}
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {line["reason"] for line in rows if line["backend"] == "imaginary"} == {"it was never built"}
 
 
 def test_a_required_backend_that_is_absent_fails():
@@ -103,6 +123,8 @@ def test_a_required_backend_that_is_absent_fails():
         (["parity", "--replay", "huber"], "SKU:CASE"),
         (["parity", "--replay", "huber-float32-none-forward:nothing"], "nothing"),
         (["parity", "--replay", "huber-float32-none-forward:plain@x"], "seed"),
+        (["parity", "--emulate", "sm_1"], "sm_1"),
+        (["parity", "--emulate", "sm_90", "--model", "best"], "best"),
         (["parity", "--json", "nowhere/a.json"], "nowhere"),
         (["parity", "merge"], "A.json"),
         (["parity", "merge", "missing.json"], "missing.json"),
