@@ -1,4 +1,4 @@
-"""``python -m portaloss``: versions (``info``), accuracy (``parity``), compilation (``targets``), speed (``bench``)."""
+"""``python -m portaloss``: info (versions), parity (accuracy), targets (compilation), ledger (costs), bench (speed)."""
 
 from __future__ import annotations
 
@@ -68,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     targets.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
     targets.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="only this dtype; repeatable")
     targets.add_argument("--json", type=Path, metavar="F", help="write the report as JSON: a line for each launch")
+
+    ledger = commands.add_parser("ledger", help="what kernels cost, counted on emulated chips; needs no GPU")
+    ledger.set_defaults(command=_ledger)
+    ledger.add_argument("--kind", action="append", metavar="K", help="only this kind, such as huber; repeatable")
+    ledger.add_argument("--dtype", action="append", metavar="D", choices=DTYPES, help="this dtype; repeatable; float32")
+    ledger.add_argument("--gpu", action="append", metavar="G", help="only this GPU, H200 or MI300X; repeatable")
+    ledger.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
+    ledger.add_argument("--markdown", action="store_true", help="the table as Markdown")
 
     bench.add(commands)
     return parser
@@ -172,6 +180,26 @@ def _targets(args: argparse.Namespace) -> int:
     return FAILED if any(line.problem for line in made) else PASSED
 
 
+def _ledger(args: argparse.Namespace) -> int:
+    usage.check_emulator("ledger")
+    from portaloss import machine
+    from portaloss.ledger import gpus, report, run
+
+    for name in args.gpu or ():
+        if name not in gpus.GPUS:
+            raise UsageError(f"--gpu {name}: there is no such GPU; there are: {', '.join(gpus.GPUS)}")
+    usage.check_folder(args.json)
+    kinds, dtypes = usage.kinds(args.kind), args.dtype or ["float32"]
+    names = [name for name in gpus.GPUS if args.gpu is None or name in args.gpu]
+    with console.progress(len(kinds) * len(dtypes) * len(names), "ledger") as tick:
+        made = run.run(kinds, dtypes, names, tick)
+    console.show(lambda: report.print_table(made, markdown=args.markdown))
+    if args.json:
+        with usage.writing():
+            report.write(made, machine.versions(), args.json)
+    return PASSED
+
+
 def _show(args: argparse.Namespace, made: list[Any]) -> int:
     """Print tables and failures, and write the files that were asked for."""
     from portaloss.parity import lines, report
@@ -226,10 +254,7 @@ def _backends(given: Sequence[str] | None, flag: str) -> list[str]:
 def _check_chips(chips: Sequence[str], model: str) -> None:
     if not chips:
         return
-    from importlib.util import find_spec
-
-    if find_spec("triton") is None or find_spec("torch") is None:
-        raise UsageError("--emulate needs torch and triton: pip install 'portaloss[torch,triton]'")
+    usage.check_emulator("--emulate")
     from portaloss.chips import CHIPS
     from portaloss.emulator.models import MODELS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from portaloss.kinds import LossKind
@@ -29,6 +30,19 @@ def kinds(given: Sequence[str] | None) -> list[LossKind]:
         if name not in by_name:
             raise UsageError(f"--kind {name}: there is no such kind; there are: {', '.join(by_name)}")
     return [kind for name, kind in by_name.items() if name in given]
+
+
+def check_emulator(what: str) -> None:
+    """Find out whether kernels can be emulated.
+
+    Args:
+        what: the command or option that needs it.
+
+    Raises:
+        UsageError: torch or triton is missing.
+    """
+    if find_spec("triton") is None or find_spec("torch") is None:
+        raise UsageError(f"{what} needs torch and triton: pip install 'portaloss[torch,triton]'")
 
 
 def check_folder(path: Path | None) -> None:

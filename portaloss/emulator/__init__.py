@@ -9,6 +9,7 @@ All threads of some blocks are lanes of NumPy arrays. The parts:
 - ``memory``, ``races``: global and shared memory, and the checks on every access
 - ``arithmetic``: fused products, roundings and conversions, bit for bit
 - ``models``: what approximate instructions may return
+- ``ledger``: counts of instructions and accesses
 - ``errors``: what the checks raise
 
 Nothing here knows of losses.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from portaloss.emulator.driver import Driver, active, emulating, install
 from portaloss.emulator.launch import Settings
+from portaloss.emulator.ledger import Ledger
 from portaloss.emulator.models import Model
 
-__all__ = ["Driver", "Model", "Settings", "active", "emulating", "install"]
+__all__ = ["Driver", "Ledger", "Model", "Settings", "active", "emulating", "install"]

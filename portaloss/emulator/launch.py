@@ -3,6 +3,7 @@
 An executor is what runs the program of one instruction set. It gets a batch of blocks, whose threads are NumPy lanes:
 
     class Executor(Protocol):
+        text: str
         def run(self, batch: Batch) -> None: ...
 
 ``Batch`` has the launch (arguments, grid, settings), the lanes, global memory and the batch's own shared memory.
@@ -16,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from portaloss.emulator.memory import Counter, GlobalMemory, Lanes, SharedMemory, lanes_of
+from portaloss.emulator.ledger import Ledger
+from portaloss.emulator.memory import GlobalMemory, Lanes, SharedMemory, lanes_of
 from portaloss.emulator.models import Model
 
 #: Lanes that run together: enough that NumPy's steps outweigh Python's, few enough for the processor's cache.
@@ -31,7 +33,7 @@ class Settings:
     races: bool = False  #: whether to look for races: several times slower
     uninitialised: bool = True  #: whether to look for reads of memory that was never written
     lanes: int = LANES
-    counter: Counter | None = None
+    counter: Ledger | None = None  #: what counts instructions and accesses
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Batch:
 class Executor(Protocol):
     """Runs a program of some instruction set."""
 
+    text: str  #: the assembly
+
     def run(self, batch: Batch) -> None:
         """Run the program in all lanes of a batch, to its end."""
 
@@ -90,6 +94,8 @@ def run(launch: Launch, executor: Executor, memory: GlobalMemory) -> None:
     count = x * y * z
     settings = launch.settings
     together = max(1, settings.lanes // launch.threads)
+    if settings.counter is not None:
+        settings.counter.launched(launch, executor.text)
     with np.errstate(all="ignore"):
         for first in range(0, count, together):
             blocks = min(together, count - first)

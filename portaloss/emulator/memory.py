@@ -16,12 +16,13 @@ another tensor. The lowest 12 bits of addresses are those of the host, so that a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from portaloss.emulator.errors import MisalignedError, OutOfBoundsError, Site, StoreConflictError, UnwrittenError
+from portaloss.emulator.ledger import Ledger
 from portaloss.emulator.races import Races
 
 Array = npt.NDArray[Any]
@@ -67,13 +68,6 @@ def lanes_of(first: int, blocks: int, threads: int, warp_size: int) -> Lanes:
     return Lanes(local.astype(np.int64) + first, local, thread, local * warps + thread // warp_size, warp_size, blocks)
 
 
-class Counter(Protocol):
-    """Counts what accesses cost."""
-
-    def access(self, space: str, lanes: Array, address: Array, size: int, *, store: bool) -> None:
-        """An access of ``size`` bytes at each address; ``space`` is global or shared."""
-
-
 @dataclass
 class Region:
     """The memory of a tensor."""
@@ -102,7 +96,7 @@ class Memory:
 
     space = "global"
 
-    def __init__(self, *, aligned: bool = True, races: bool = False, counter: Counter | None = None) -> None:
+    def __init__(self, *, aligned: bool = True, races: bool = False, counter: Ledger | None = None) -> None:
         self.aligned = aligned  #: whether an access must be a multiple of its size, count included
         self.races = races
         self.counter = counter
@@ -112,6 +106,10 @@ class Memory:
         """``count`` adjacent elements for each lane, as raw bits."""
         who, where = self._who(lanes, address, mask)
         results = [np.zeros(len(lanes), RAW[size]) for _ in range(count)]
+        if (
+            self.counter is not None and len(who) and not site.text.startswith("s_")
+        ):  # scalar loads have their own cache
+            self.counter.access(self.space, lanes, who, where, size * count, store=False)
         for region, some in self._split(lanes, who, where, size * count, site):
             at = where if some is None else where[some]
             by = who if some is None else who[some]
@@ -124,6 +122,8 @@ class Memory:
         """Adjacent elements for each lane, as raw bits."""
         who, where = self._who(lanes, address, mask)
         size, count = values[0].itemsize, len(values)
+        if self.counter is not None and len(who):
+            self.counter.access(self.space, lanes, who, where, size * count, store=True)
         values = [value[who] if len(value) == len(lanes) else np.broadcast_to(value, len(who)) for value in values]
         for region, some in self._split(lanes, who, where, size * count, site):
             at = where if some is None else where[some]
@@ -172,8 +172,6 @@ class Memory:
                     f"{site}: {lanes.name(who[k])}: address {where[k]:#x} is no multiple of {size}, "
                     f"{self._nearest(int(where[k]))}"
                 )
-        if self.counter is not None:
-            self.counter.access(self.space, who, where, size, store=site.text.startswith("st"))
         low, high = int(where.min()), int(where.max())
         region = self._region(low)
         if region is not None and region.base <= low and high + size <= region.base + len(region.data):
@@ -332,6 +330,4 @@ class SharedMemory(Memory):
         if self.aligned and size > 1 and (within & (size - 1)).any():
             k = int(np.flatnonzero(within & (size - 1))[0])
             raise MisalignedError(f"{site}: {lanes.name(who[k])}: address {within[k]} is no multiple of {size}")
-        if self.counter is not None:
-            self.counter.access(self.space, who, within, size, store=site.text.startswith(("st", "ds_write")))
         return [(self._all, None)]

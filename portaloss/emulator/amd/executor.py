@@ -15,7 +15,7 @@ from portaloss.emulator.amd.control import STOP
 from portaloss.emulator.amd.decode import Decoded, decode
 from portaloss.emulator.amd.operands import Context
 from portaloss.emulator.amd.waits import NOTHING, SCALAR, State
-from portaloss.emulator.amd.waves import Waves
+from portaloss.emulator.amd.waves import Array, Waves
 from portaloss.emulator.errors import BarrierError, Site, UnknownInstructionError, WaitError
 from portaloss.emulator.launch import Batch, Launch
 from portaloss.emulator.models import Model
@@ -27,6 +27,7 @@ class Executor:
     """The program of a kernel, decoded."""
 
     def __init__(self, assembly: str, model: Model | None = None) -> None:
+        self.text = assembly
         self.program: Program = parse(assembly)
         context = Context(self.program, model or Model())
         modes = self.program.descriptor
@@ -35,13 +36,19 @@ class Executor:
         if modes.get("private_segment_fixed_size", 0) and modes.get("user_sgpr_private_segment_buffer", 0):
             raise UnknownInstructionError(f"{self.program.name}: private memory by a buffer, as on gfx90a")
         self._context = context
+        self._issued: Array | None = None  #: of each instruction: how many waves issued it, and in how many lanes
         self._code: list[Decoded] = [
             decode(instruction, place, context) for place, instruction in enumerate(self.program.instructions)
         ]
 
     def run(self, batch: Batch) -> None:
         """Run the program in all lanes of a batch, to its end."""
+        counter = batch.launch.settings.counter
+        self._issued = None if counter is None else np.zeros((2, len(self._code)), np.int64)
         self.execute(self._waves(batch))
+        if counter is not None and self._issued is not None:
+            for one, (warps, lanes) in zip(self._code, self._issued.T.tolist(), strict=True):
+                counter.issued(one.text, warps, lanes)
 
     def _waves(self, batch: Batch) -> Waves:
         """The waves as the hardware starts them: arguments' address, block index and thread number in registers."""
@@ -109,6 +116,8 @@ class Executor:
         code, tracker = self._code, waves.tracker
         while place < limit:
             step = code[place]
+            if self._issued is not None:
+                self._issued[:, place] += waves.size, waves.size * waves.lanes if waves.full else waves.active.sum()
             if tracker.pending and not tracker.pending.isdisjoint(step.touched):
                 self._unwaited(place, waves)
             if step.control:

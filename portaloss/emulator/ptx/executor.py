@@ -25,6 +25,7 @@ class Executor:
     """
 
     def __init__(self, ptx: str, model: Model | None = None) -> None:
+        self.text = ptx
         self.program: Program = decode(parse(ptx))
         self._model = model or Model()
 

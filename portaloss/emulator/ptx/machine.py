@@ -70,6 +70,9 @@ class Machine:
         self.mask: Array | None = None  #: the lanes that run; None for all
         self.cache: dict[Any, Any] = {}  #: what steps keep for this batch
         self._program = program
+        self._counter = batch.launch.settings.counter
+        #: of each block: how many warps ran it, and in how many lanes
+        self._ran = np.zeros((2, len(program.blocks)), np.int64)
         self._at = np.zeros(len(self.lanes), np.int32)  #: the block that each lane is at, while lanes diverge
 
     def put(self, register: int, value: Array) -> None:
@@ -88,6 +91,8 @@ class Machine:
         current = 0
         while current < len(blocks):
             block = blocks[current]
+            if self._counter is not None:
+                self._count(current)
             for step in block.steps:
                 step(self)
             if block.predicate < 0:
@@ -103,6 +108,16 @@ class Machine:
             else:
                 self._at = np.where(holds, block.taken, block.otherwise).astype(np.int32)
                 current = self._diverged()
+        if self._counter is not None:
+            for block, (warps, lanes) in zip(blocks, self._ran.T.tolist(), strict=True):
+                for site in block.sites:
+                    self._counter.issued(site.text, warps, lanes)
+                if block.predicate >= 0:
+                    self._counter.issued("bra", warps, lanes)
+
+    def _count(self, number: int) -> None:
+        warp = self.lanes.warp if self.mask is None else self.lanes.warp[self.mask]
+        self._ran[:, number] += len(np.unique(warp)), len(warp)
 
     def _diverged(self) -> int:
         """Run until all lanes are at one block again; returns that block."""
@@ -115,6 +130,8 @@ class Machine:
             number, mask = self._next(first)
             block = blocks[number]
             self.mask = mask
+            if self._counter is not None:
+                self._count(number)
             for step in block.steps:
                 step(self)
             if block.predicate < 0:
