@@ -151,6 +151,9 @@ def test_minima_signs_and_flushed_numbers(kind: str) -> None:
         if kind == "f32":
             got = compute(f"{name}.NaN.{kind} %out, %a, %b;", x, y, out=dtype)
             assert same(got, np.where(nan, np.nan, expected)), name
+            got = compute(f"{name}.xorsign.abs.{kind} %out, %a, %b;", x, y, out=dtype)
+            sizes = (np.fmin if name == "min" else np.fmax)(np.abs(x), np.abs(y))
+            assert same(got, np.copysign(sizes, np.where(np.signbit(x) == np.signbit(y), F(1), F(-1)))), name
     word = WORD[dtype]
     top = word(1 << (8 * x.itemsize - 1))
     bits = x.view(word)

@@ -56,20 +56,25 @@ def times_power_of_two(x, k):
     return (x * first) * second
 
 
+#: 1.5 * 2^23, where float32 has a spacing of 1: a small number plus this is rounded to a whole one, in the lowest bits.
+_TO_WHOLE = tl.constexpr(12582912.0)
+
+
 @triton.jit
 def exp(x):
-    """exp(x) to a few units in the last place, however large x is.
+    """exp(x) to a few units in the last place, however large x is; below the smallest normal number it may be 0.
 
     A GPU's fast float32 exponential is 2^(x log2(e)), and the rounding error of the product grows with x: 22 units at
-    -30. So whole powers of two are split off exactly: x = k ln(2) + r with |r| < 0.35, and exp(x) = 2^k exp(r).
+    -30. So the whole part k of the product is split off: r = x log2(e) - k is computed by fused products, with log2(e)
+    in two parts, and exp(x) = 2^k 2^r. 2^k is made of bits; for k = -127 the bits are those of 0.
     """
     if x.dtype == tl.float64:
         result = tl.exp(x)
     else:
-        within = minimum(maximum(x, -160.0), 160.0)
-        k = tl.floor(within * 1.4426950408889634 + 0.5)
-        r = (within - k * 0.693359375) - k * -2.12194440e-4  # ln(2) in two parts: k times the first is exact
-        result = times_power_of_two(tl.exp(r), tl.where(k == k, k, 0.0))
+        shifted = tl.clamp(tl.fma(x, 1.4426950216293335, -0.5), -127.0, 127.0) + _TO_WHOLE
+        r = tl.fma(x, 1.925963033500e-08, tl.fma(x, 1.4426950216293335, _TO_WHOLE - shifted))
+        power = ((shifted.to(tl.int32, bitcast=True) << 23) + (127 << 23)).to(tl.float32, bitcast=True)
+        result = tl.exp2(r) * power
     return result
 
 

@@ -24,7 +24,8 @@ class Launch:
 
 
 #: Compiler options of every launch. Products and sums are not fused: a compiler that fuses some of them makes a result
-#: depend on the vendor and on which lane computes it, and inf - inf may become inf. No kernel asks for a fused product.
+#: depend on the vendor and on which lane computes it, and inf - inf may become inf. A kernel that means a fused product
+#: asks for it by name.
 COMPILER: dict[str, Any] = {"enable_fp_fusion": False}
 
 #: The most threads of a program, for both vendors.

@@ -97,7 +97,10 @@ def arithmetic(decoder: Decoder, one: Instruction) -> Step:
     if one.name == "div" and ("full" in how or "approx" in how):
         return _approximate_quotient(one, target, sources, how)
     flushes, nan = "ftz" in how, "NaN" in how
-    if set(how) - {"ftz", "rn", "NaN"} or (kind not in PACKED and kind not in NAN):
+    # compares sizes; the result is positive if the signs are equal
+    crossed = how[-2:] == ["xorsign", "abs"]
+    how = how[:-2] if crossed else how
+    if set(how) - {"ftz", "rn", "NaN"} or (kind not in PACKED and kind not in NAN) or (crossed and kind != "f32"):
         raise one.unknown()
     if one.name in _SIGN:
         return elementwise(target, sources, _signs(one.name, kind, flushes=flushes))
@@ -106,7 +109,12 @@ def arithmetic(decoder: Decoder, one: Instruction) -> Step:
 
         def most(x: Array, *others: Array) -> Array:
             for other in others:  # three operands, from sm_100 on
-                x = choose(x, other, nan=nan)
+                if crossed:
+                    negative = np.signbit(x) ^ np.signbit(other)
+                    x = choose(np.abs(x), np.abs(other), nan=nan)
+                    x = np.where(negative, -x, x)
+                else:
+                    x = choose(x, other, nan=nan)
             return x
 
         return elementwise(target, sources, lifted(kind, most, flushes=flushes))
