@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from portaloss.backends.triton.launch import PLAIN
-from portaloss.backends.triton.numerics import exp, exp_difference, log1p, number
+from portaloss.backends.triton.numerics import exp, exp_difference, log1p, number, quotient
 from portaloss.backends.triton.rowwise import row_offset
 
 
@@ -169,13 +169,13 @@ def cross_entropy_kernel(
         total = rest + own
         g_row = row_offset(row, inner, g_outer, g_inner)
         base = tl.where(largest == float("-inf"), 0.0, largest)
+        share = tl.where(broken, float("nan"), quotient(1.0, total))  # total is 1 at least
         for start in range(0, classes, CLASSES):
             c = start + tl.arange(0, CLASSES)
             inside = in_rows[:, None] & (c < classes)[None, :]
             c64 = c[None, :].to(tl.int64)
             x = tl.load(x_ptr + x_row[:, None] + c64 * x_class, mask=inside, other=0).to(MATH)
-            p = exp_difference(x, base[:, None]) / total[:, None]
-            p = tl.where(broken[:, None], float("nan"), p)
+            p = exp_difference(x, base[:, None]) * share[:, None]
             v = tl.zeros([ROWS, CLASSES], MATH)
             mixed = v
             if SMOOTH:
@@ -195,15 +195,15 @@ def cross_entropy_kernel(
                 if SOFT:
                     # the largest's p is 1 - rest / total, exactly when it is close to 1
                     near = (x == largest[:, None]) & (rest < own)[:, None]
-                    at_largest = (v_sum[:, None] - v) + (level * (own / total) - v_sum * (rest / total))[:, None]
+                    at_largest = (v_sum[:, None] - v) + (level * quotient(own, total) - v_sum * quotient(rest, total))[:, None]
                     slope = tl.where(near, at_largest, slope)
                 else:
                     is_own = c64 == own_class[:, None]
-                    likely = (v_sum - v_own) - v_sum * (rest / total)
-                    unlikely = v_sum * (own / total) - v_own
+                    likely = (v_sum - v_own) - v_sum * quotient(rest, total)
+                    unlikely = v_sum * quotient(own, total) - v_own
                     at_own = tl.where(rest < own, likely, unlikely)
                     if Z_LOSS:
-                        at_own = at_own + level * (own / total)
+                        at_own = at_own + level * quotient(own, total)
                     at_own = tl.where(broken, float("nan"), at_own)
                     slope = tl.where(is_own, at_own[:, None], slope)
                     ignored = tl.where(counted[:, None], 0.0, p * 0.0)  # as PyTorch: nan where p is
