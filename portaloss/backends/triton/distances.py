@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from portaloss.backends.triton.launch import PLAIN
-from portaloss.backends.triton.numerics import maximum, minimum, number, power, sign, step
+from portaloss.backends.triton.numerics import maximum, minimum, number, power, quotient, root, sign, step
 from portaloss.backends.triton.rowwise import finish, row_offset, row_upstream
 
 #: PyTorch's ε for cosine similarity, a float32 constant there.
@@ -127,18 +127,18 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl
         nan = tl.max(step(total != total, total), axis=1) > 0
         length = tl.where(nan, float("nan"), length)
         attained = tl.sum(tl.where(total == length[:, None], count, 0.0), axis=1)
-        return length, 1.0 / maximum(attained, 1.0)
+        return length, quotient(1.0, maximum(attained, 1.0))
     length = tl.sum(total, axis=1)
     scale = length * 0.0 + 1.0
     if NORM == "two":
-        length = tl.sqrt(length)
+        length = root(length)
         scale = tl.where(length == 0.0, float("inf"), length)
     elif NORM == "count":
         scale = length * 0.0
     elif NORM == "other":
         sums = length
         length = power(sums, 1.0 / P, ROOT_REST)
-        scale = tl.where((length == 0.0) | (sums == float("inf")), 0.0, length / sums)
+        scale = tl.where((length == 0.0) | (sums == float("inf")), 0.0, quotient(length, sums))
     return length, scale
 
 
@@ -146,7 +146,7 @@ def finish_norm(total, count, NORM: tl.constexpr, P: tl.constexpr, ROOT_REST: tl
 def scaled(weight, scale, NORM: tl.constexpr):
     """The weight of a row's distance times the factor of its derivative."""
     if NORM == "two":
-        return (weight / scale)[:, None]
+        return quotient(weight, scale)[:, None]
     return (weight * scale)[:, None]
 
 

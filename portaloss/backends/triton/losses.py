@@ -14,7 +14,18 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from portaloss.backends.triton.numerics import exp, log, log1p, log1p_negated, log_odds, maximum, minimum, sign, step
+from portaloss.backends.triton.numerics import (
+    exp,
+    log,
+    log1p,
+    log1p_negated,
+    log_odds,
+    maximum,
+    minimum,
+    quotient,
+    sign,
+    step,
+)  # fmt: skip
 from portaloss.kinds import LossKind
 
 #: log(2 pi) / 2
@@ -58,7 +69,7 @@ def smooth_l1(x, t, w, _, beta, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl
     if F0:
         return weighted(tl.abs(e), sign(e), w, False)
     c = minimum(maximum(e, -beta), beta)
-    slope = c / beta
+    slope = quotient(c, beta)
     return weighted(slope * (e - 0.5 * c), slope, w, False)
 
 
@@ -75,7 +86,7 @@ def bce(x, t, w, _, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.constex
     share = tl.abs(upper - t)
     log_rest = log1p_negated(m)
     item = (1.0 - share) * log_rest - share * maximum(log(m), -100.0)
-    slope = (x - t) / maximum(x * rest, BCE_EPSILON)
+    slope = quotient(x - t, maximum(x * rest, BCE_EPSILON))
     odds = log_odds(m)
     odds = tl.where(odds == float("inf"), -log(x), odds)  # 1 / x may overflow
     slope_t = odds * (1.0 - 2.0 * upper)
@@ -95,7 +106,7 @@ def bce_with_logits(
     e = exp(-tl.abs(x))
     positive = step(x >= 0, x)
     log_tail = log1p(e)
-    share = (1.0 - 2.0 * positive) * (e / (1.0 + e))
+    share = (1.0 - 2.0 * positive) * quotient(e, 1.0 + e)
     lost = x == float("-inf")
     if HAS3:
         no = 1.0 - t
@@ -127,7 +138,7 @@ def kl_div(x, t, _2, _3, o0, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2: tl.co
         p = exp(t)
         return p * (t - x), -p, p * ((t - x) + 1.0), x
     log_t = log(tl.where(t == 0.0, 1.0, t))
-    one = tl.where(t == 0.0, float("nan"), t / t)  # the derivative at 0 is nan, as in PyTorch
+    one = tl.where(t == 0.0, float("nan"), quotient(t, t))  # the derivative at 0 is nan, as in PyTorch
     return t * log_t - t * x, -t, (one + log_t) - x, x
 
 
@@ -141,19 +152,19 @@ def poisson_nll(x, t, _2, _3, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2:
         slope_t = -x
     else:
         total = x + eps
-        lost = ((x - total) + eps) / total  # what rounding took from the sum
+        lost = quotient((x - total) + eps, total)  # what rounding took from the sum
         log_x = log(total) + tl.where(lost == lost, lost, 0.0)
         item = x - t * log_x
-        slope = ((x - t) + eps) / total
+        slope = quotient((x - t) + eps, total)
         finite = tl.abs(slope) < float("inf")
-        slope = tl.where(finite, slope, 1.0 - t / total)
+        slope = tl.where(finite, slope, 1.0 - quotient(t, total))
         slope_t = -log_x
     if F1:
         large = t > 1.0
         count = tl.where(large, t, 1.0)
         log_t = log(count)
         item += tl.where(large, (t * log_t - t) + (HALF_LOG_TAU + 0.5 * log_t), 0.0) + tl.where(t == t, 0.0, t)
-        slope_t += tl.where(large, log_t + 0.5 / count, 0.0) + tl.where(
+        slope_t += tl.where(large, log_t + quotient(0.5, count), 0.0) + tl.where(
             (t > 0.0) & (t < float("inf")), 0.0, float("nan")
         )
     return item, slope, slope_t, x
@@ -164,11 +175,11 @@ def gaussian_nll(x, t, var, _, eps, o1, F0: tl.constexpr, F1: tl.constexpr, HAS2
     """(log v + (x - t)^2 / v) / 2 with v = max(var, eps), and with F0 log(2 pi) / 2."""
     v = maximum(var, eps)
     e = x - t
-    z = e / v
+    z = quotient(e, v)
     item = 0.5 * (log(v) + e * z)
     if F0:
         item += HALF_LOG_TAU
-    return item, z, -z, 0.5 * (1.0 - e * z) / v
+    return item, z, -z, quotient(0.5 * (1.0 - e * z), v)
 
 
 @triton.jit

@@ -49,6 +49,16 @@ def quotient(x, y):
 
 
 @triton.jit
+def root(x):
+    """The square root, rounded correctly: NVIDIA's own of float32 is off by one unit, and 0 for subnormal numbers."""
+    if x.dtype == tl.float64:
+        result = tl.sqrt(x)
+    else:
+        result = tl.sqrt_rn(x)
+    return result
+
+
+@triton.jit
 def times_power_of_two(x, k):
     """2^k x for a whole k (a float), exactly but for overflow and underflow.
 
@@ -69,33 +79,61 @@ def times_power_of_two(x, k):
 #: 1.5 * 2^23, where float32 has a spacing of 1: a small number plus this is rounded to a whole one, in the lowest bits.
 _TO_WHOLE = tl.constexpr(12582912.0)
 
+#: log2(e) as a float32, and the rest.
+_LOG2_E = tl.constexpr(1.4426950216293335)
+_LOG2_E_REST = tl.constexpr(1.925963033500e-08)
+
+
+@triton.jit
+def _two_to(r):
+    """2^r in float32 for 0 <= r <= 1: 1 + r q(r), where the polynomial q minimises the largest relative error.
+
+    A GPU's own is off by up to 2 units, and differs between vendors.
+    """
+    q = tl.fma(r, 0.00021618879691231996, 0.001246600761078298)
+    q = tl.fma(r, q, 0.009675665758550167)
+    q = tl.fma(r, q, 0.055485162883996964)
+    q = tl.fma(r, q, 0.24022933840751648)
+    q = tl.fma(r, q, 0.6931470632553101)
+    return tl.fma(r, q, 1.0)
+
+
+@triton.jit
+def _exp_of_sum(x, rest, HAS_REST: tl.constexpr):
+    """exp(x + rest) in float32 to 1.7 units in the last place; 0 below the smallest normal number, whatever rest is.
+
+    x log2(e) = k + r with a whole k and 0 <= r <= 1, by fused products and log2(e) in two parts. 2^k is made of bits.
+    """
+    shifted = tl.minimum(tl.fma(x, _LOG2_E, -0.5), 128.0) + _TO_WHOLE  # k in its lowest bits
+    r = tl.fma(x, _LOG2_E_REST, tl.fma(x, _LOG2_E, _TO_WHOLE - shifted))
+    if HAS_REST:
+        r = tl.fma(rest, _LOG2_E, r)
+    power = ((shifted.to(tl.int32, bitcast=True) << 23) + (127 << 23)).to(tl.float32, bitcast=True)  # 0 for k = -127
+    return tl.where(x < -88.0, 0.0, _two_to(r) * power)
+
 
 @triton.jit
 def exp(x):
-    """exp(x) to a few units in the last place, however large x is; below the smallest normal number it may be 0.
-
-    A GPU's fast float32 exponential is 2^(x log2(e)), and the rounding error of the product grows with x: 22 units at
-    -30. So the whole part k of the product is split off: r = x log2(e) - k is computed by fused products, with log2(e)
-    in two parts, and exp(x) = 2^k 2^r. 2^k is made of bits; for k = -127 the bits are those of 0.
-    """
+    """exp(x), to a few units in the last place however large x is."""
     if x.dtype == tl.float64:
         result = tl.exp(x)
     else:
-        shifted = tl.clamp(tl.fma(x, 1.4426950216293335, -0.5), -127.0, 127.0) + _TO_WHOLE
-        r = tl.fma(x, 1.925963033500e-08, tl.fma(x, 1.4426950216293335, _TO_WHOLE - shifted))
-        power = ((shifted.to(tl.int32, bitcast=True) << 23) + (127 << 23)).to(tl.float32, bitcast=True)
-        result = tl.exp2(r) * power
+        result = _exp_of_sum(x, x, False)
     return result
 
 
 @triton.jit
 def exp_difference(x, y):
-    """exp(x - y), corrected for the rounding error of the difference (Knuth's two-sum)."""
+    """exp(x - y) for x <= y, corrected for the rounding error of the difference (Knuth's two-sum)."""
     d = x - y
     added = d - x
-    lost = (x - (d - added)) - (y + added)
-    e = exp(d)
-    return e + tl.where(lost == lost, lost, 0.0) * e
+    lost = (x - (d - added)) - (y + added)  # nan where d is -inf
+    if d.dtype == tl.float64:
+        e = tl.exp(d)
+        result = e + tl.where(lost == lost, lost, 0.0) * e
+    else:
+        result = _exp_of_sum(d, lost, True)
+    return result
 
 
 @triton.jit
@@ -176,7 +214,7 @@ def log_odds(m):
     TERMS: tl.constexpr = 13 if m.dtype == tl.float64 else 7  # (1/5)^(2 TERMS) is below half a unit
     apart = 1.0 - 2.0 * m
     small = apart <= 0.2
-    return tl.where(small, atanh_series(tl.where(small, apart, 0.0), TERMS), log1p(apart / m))
+    return tl.where(small, atanh_series(tl.where(small, apart, 0.0), TERMS), log1p(quotient(apart, m)))
 
 
 @triton.jit
@@ -226,10 +264,16 @@ def fractional_power(x, A: tl.constexpr, REST: tl.constexpr = 0.0):
     n = tl.floor(exponent + 0.5)
     log_m = tl.log2(m)
     fraction = (exponent - n) + (k * (A - PART) + (log_m * A + (k + log_m) * REST))
-    result = times_power_of_two(tl.exp2(fraction), tl.where(n == n, n, 0.0))
+    if DOUBLE:
+        power = tl.exp2(fraction)
+    else:
+        whole_part = tl.floor(fraction)
+        power = _two_to(fraction - whole_part)
+        n += whole_part
+    result = times_power_of_two(power, tl.where(n == n, n, 0.0))
     beyond = x  # 0, inf or nan
     if A < 0.0:
-        beyond = 1.0 / x
+        beyond = quotient(1.0, x)
     return tl.where((x > 0.0) & (x < float("inf")), result, beyond)
 
 
@@ -243,8 +287,8 @@ def power(x, EXPONENT: tl.constexpr, REST: tl.constexpr = 0.0):
         for _ in tl.static_range(WHOLE - 1):
             result = result * x
     if LEFT == 0.5:
-        root = tl.sqrt(x)
-        result = root if WHOLE == 0 else result * root
+        half = root(x)
+        result = half if WHOLE == 0 else result * half
     elif LEFT != 0.0:
         part = fractional_power(x, LEFT, REST)
         result = part if WHOLE == 0 else result * part

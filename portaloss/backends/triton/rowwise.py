@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from portaloss.backends.triton.launch import PLAIN
-from portaloss.backends.triton.numerics import exp, log1p, number, step
+from portaloss.backends.triton.numerics import exp, log1p, number, quotient, step
 
 
 @triton.jit
@@ -98,9 +98,10 @@ def multi_margin_kernel(
     t = tl.where(valid, t, 0)
     x_row = row_offset(row, inner, x_outer, x_inner)
     lead = tl.load(x_ptr + x_row + t * x_class, mask=valid, other=0).to(MATH)
-    share = tl.full([ROWS], 1.0, MATH) / classes
+    share = tl.full([ROWS], 1.0, MATH)
     if WEIGHT:
-        share = tl.load(w_ptr + t, mask=valid, other=0).to(MATH) / classes
+        share = tl.load(w_ptr + t, mask=valid, other=0).to(MATH)
+    share = quotient(share, tl.zeros([ROWS], MATH) + classes)
 
     loss = tl.zeros([ROWS], MATH)
     slopes = tl.zeros([ROWS], MATH)
@@ -158,6 +159,8 @@ def multilabel_margin_kernel(
     g_row = row_offset(program, inner, g_outer, g_inner)
     labels = tl.load(labels_ptr + program)
     up = tl.sum(row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH))
+    count = tl.zeros([ROWS], MATH) + classes
+    share = tl.sum(quotient(tl.zeros([ROWS], MATH) + up, count))
     loss = tl.zeros([CLASSES], MATH)
     for start in range(0, classes, CLASSES):
         c = (start + tl.arange(0, CLASSES)).to(tl.int64)
@@ -174,25 +177,25 @@ def multilabel_margin_kernel(
             over_count += step(over, z)
         if WANT:  # a row with a target out of range has no labels here, so all its classes get 0
             at = gx_ptr + g_row + c * g_class
-            tl.store(at, (over_count / classes * up).to(gx_ptr.dtype.element_ty), mask=inside & wrong)
-    item = tl.sum(loss) / classes + tl.zeros([ROWS], MATH)
+            tl.store(at, (over_count * share).to(gx_ptr.dtype.element_ty), mask=inside & wrong)
+    item = quotient(tl.sum(loss) + tl.zeros([ROWS], MATH), count)
     item = tl.where(labels < 0, float("nan"), item)
     finish(item, row, program, in_rows, items_ptr, sums_ptr, ITEMS, SUMS)
     if WANT:
         for k in range(0, labels):
             y = tl.load(t_ptr + t_row + k * t_class).to(tl.int64)
             lead = tl.load(x_ptr + x_row + y * x_class).to(MATH)
-            count = tl.zeros([CLASSES], MATH)
+            over = tl.zeros([CLASSES], MATH)
             times = tl.zeros([CLASSES], MATH)  # how often the label is listed: each time counts
             for start in range(0, classes, CLASSES):
                 c = (start + tl.arange(0, CLASSES)).to(tl.int64)
                 inside = c < classes
                 x = tl.load(x_ptr + x_row + c * x_class, mask=inside, other=0).to(MATH)
                 wrong = tl.load(wrong_ptr + program * classes + c, mask=inside, other=0) != 0
-                count += step(wrong & (hinge(x, lead, tl.full([CLASSES], 1.0, MATH)) > 0), x)
+                over += step(wrong & (hinge(x, lead, tl.full([CLASSES], 1.0, MATH)) > 0), x)
                 listed = tl.load(t_ptr + t_row + c * t_class, mask=c < labels, other=-1).to(tl.int64)
                 times += step(listed == y, x)
-            slope = -tl.sum(times) * tl.sum(count) / classes * up
+            slope = -tl.sum(times) * tl.sum(over) * share
             tl.store(gx_ptr + g_row + y * g_class, slope.to(gx_ptr.dtype.element_ty))
 
 
@@ -215,6 +218,8 @@ def multilabel_soft_margin_kernel(
     up = tl.zeros([ROWS], MATH)
     if WANT_X or WANT_T or WANT_W:
         up = row_upstream(row, inner, in_rows, scale_ptr, upstream_ptr, up_outer, up_inner, UPSTREAM, ROWS, MATH)
+    count = tl.zeros([ROWS], MATH) + classes
+    share = quotient(up, count)[:, None]
     loss = tl.zeros([ROWS], MATH)
     for start in range(0, classes, CLASSES):
         c = (start + tl.arange(0, CLASSES)).to(tl.int64)[None, :]
@@ -230,12 +235,11 @@ def multilabel_soft_margin_kernel(
         cost = x * gap + log1p(e)
         loss += tl.sum(tl.where(inside, cost * w, 0.0), axis=1)
         at = g_row[:, None] + c * g_class
-        share = up[:, None] / classes
         if WANT_X:
-            slope = (gap + (1.0 - 2.0 * positive) * (e / (1.0 + e))) * (w * share)
+            slope = (gap + (1.0 - 2.0 * positive) * quotient(e, 1.0 + e)) * (w * share)
             tl.store(gx_ptr + at, slope.to(gx_ptr.dtype.element_ty), mask=inside)
         if WANT_T:
             tl.store(gt_ptr + at, (-x * (w * share)).to(gt_ptr.dtype.element_ty), mask=inside)
         if WANT_W:
             tl.store(gw_ptr + at, (cost * share).to(gw_ptr.dtype.element_ty), mask=inside)
-    finish(loss / classes, row, program, in_rows, items_ptr, sums_ptr, ITEMS, SUMS)
+    finish(quotient(loss, count), row, program, in_rows, items_ptr, sums_ptr, ITEMS, SUMS)
