@@ -41,21 +41,13 @@ def minimum(x, y):
 @triton.jit
 def quotient(x, y):
     """x / y, rounded correctly: NVIDIA's own quotient of float32 is off by up to 2 units."""
-    if y.dtype == tl.float64:
-        result = x / y
-    else:
-        result = tl.div_rn(x, y)
-    return result
+    return x / y if y.dtype == tl.float64 else tl.div_rn(x, y)
 
 
 @triton.jit
 def root(x):
     """The square root, rounded correctly: NVIDIA's own of float32 is off by one unit, and 0 for subnormal numbers."""
-    if x.dtype == tl.float64:
-        result = tl.sqrt(x)
-    else:
-        result = tl.sqrt_rn(x)
-    return result
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
 
 
 @triton.jit
@@ -115,11 +107,7 @@ def _exp_of_sum(x, rest, HAS_REST: tl.constexpr):
 @triton.jit
 def exp(x):
     """exp(x), to a few units in the last place however large x is."""
-    if x.dtype == tl.float64:
-        result = tl.exp(x)
-    else:
-        result = _exp_of_sum(x, x, False)
-    return result
+    return tl.exp(x) if x.dtype == tl.float64 else _exp_of_sum(x, x, False)
 
 
 @triton.jit
