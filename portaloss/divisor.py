@@ -42,7 +42,9 @@ def divisor(
         if "weight" in operands:
             weight = xp.asarray(operands["weight"].reshape(-1), dtype=xp.float64)
             within = counted & (target >= 0) & (target < len(weight))  # on a GPU a target may be out of range
-            each = each * xp.where(within, weight[xp.asarray(xp.where(within, target, 0), dtype=xp.int64)], 0.0)
+            if len(weight):
+                weight = weight[xp.asarray(xp.where(within, target, 0), dtype=xp.int64)]
+                each = each * xp.where(within, weight, 0.0)
         return each.sum(dtype=xp.float64)
     if "token_weight" in operands:
         return operands["token_weight"].sum(dtype=xp.float64)

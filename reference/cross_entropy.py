@@ -327,19 +327,19 @@ def magnitudes(
     )
     sizes = {name: np.abs(derivative) for name, derivative in derivatives.items()}
     if soft or label_smoothing > 0.0:
-        classes = input.shape[1]
+        classes = max(input.shape[1], 1)
         if soft:
             v = (1.0 - label_smoothing) * np.abs(target) + label_smoothing / classes
             v = v if w is None else v * w
         else:
             counted = (target != ignore_index).astype(input.dtype)
-            is_target = (target == np.arange(classes).reshape(-1, *[1] * (input.ndim - 2))).astype(input.dtype)
+            is_target = (target == np.arange(input.shape[1]).reshape(-1, *[1] * (input.ndim - 2))).astype(input.dtype)
             v = ((1.0 - label_smoothing) * is_target + label_smoothing / classes) * counted
             v = v if w is None else v * w
         sizes["input"] = np.abs(derivatives["input"] + 2.0 * v)  # V p - v, and 2 v
     items = np.abs(items)
     if z_loss > 0.0:
-        m = input.max(axis=1, keepdims=True)
+        m = input.max(axis=1, keepdims=True, initial=-np.inf)
         terms = np.exp(input - m)
         total = terms.sum(axis=1, keepdims=True)
         counts = 1.0 if soft else (target != ignore_index).astype(input.dtype)

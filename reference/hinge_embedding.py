@@ -33,9 +33,9 @@ not reach the part that t has not chosen, and the derivative is never nan.
 
 What overflows or cancels
 -------------------------
-m - x is one rounding. To choose by a product with [t ≠ 1], 0 or 1, is several times faster than by a branch, but
-0 · inf is nan. An m - x that is not finite is rare, and then the choice is made by branches. The derivative is made of
-zeros and ones alone.
+m - x is one rounding, and one of m in float32: ``magnitudes`` counts both where x takes most of m away. To choose by a
+product with [t ≠ 1], 0 or 1, is several times faster than by a branch, but 0 · inf is nan. An m - x that is not finite
+is rare, and then the choice is made by branches. The derivative is made of zeros and ones alone.
 
 Source: Jane Bromley and others, "Signature Verification Using a Siamese Time Delay Neural Network", Advances in Neural
 Information Processing Systems 6 (1993); Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality Reduction by
@@ -99,4 +99,12 @@ def hinge_embedding(input: Array, target: Array, *, margin: float = 1.0, wants: 
     return LazySum((LazyProduct(near, input), LazyProduct(far, hinge))), derivatives
 
 
-__all__ = ["definition", "hinge_embedding"]
+def magnitudes(input: Array, target: Array, *, margin: float = 1.0) -> tuple[Array, Derivatives]:
+    """The sum of |terms| of an item: m is rounded before x takes most of it away. The derivative is no difference."""
+    near, far = step(target != -1, input), step(target != 1, input)
+    room = np.where(margin > input, abs(margin) + np.abs(input), 0.0)
+    size = np.where(near != 0, np.abs(input), 0.0) + np.where(far != 0, room, 0.0)
+    return size, {"input": near + far}
+
+
+__all__ = ["definition", "hinge_embedding", "magnitudes"]

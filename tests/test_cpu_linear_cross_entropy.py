@@ -287,3 +287,19 @@ def test_logits_never_exist_as_a_whole():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4096 * 4000 * 4 / 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_without_classes_the_input_has_a_gradient_of_zero(dtype):
+    pytest.importorskip("torch")  # whose BLAS adds the products of all classes up in the gradient itself
+    operands = {
+        "input": np.ones((5, 3), dtype),
+        "linear_weight": np.ones((0, 3), dtype),
+        "target": np.ones((5, 0), dtype),
+    }
+    with poisoned():
+        items, gradients = engine.compute(
+            operands, ignore_index=-100, label_smoothing=0.0, upstream=1.0, wants=("input",), tensors=True
+        )
+    assert not items.any()
+    assert not gradients["input"].astype(float).any()

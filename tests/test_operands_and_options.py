@@ -12,7 +12,10 @@ import torch
 import portaloss.functional as P
 from portaloss import LOSSES, value_and_grad
 from portaloss.catalogue import Domain
+from portaloss.kinds import LossKind, LossReduction
 from portaloss.parity import samples
+from portaloss.parity.samples import Case
+from portaloss.parity.truth import Truth
 
 X = np.array([[1.0, 2.0], [3.0, 4.0]])
 LOGITS, TARGET = np.array([[0.5, -1.0, 2.0], [0.0, 1.0, 3.0]]), np.array([0, 2])
@@ -143,6 +146,30 @@ def test_no_rows_of_many_classes(shape):
     target = np.zeros((shape[0], *shape[2:]), np.int64)
     assert P.cross_entropy(np.ones(shape), target, reduction="sum") == 0.0
     assert np.isnan(P.cross_entropy(np.ones(shape), target))
+
+
+@pytest.mark.parametrize("loss", [P.cross_entropy, P.nll_loss])
+def test_no_classes_all_of_whose_rows_are_ignored(loss):
+    nothing, ignored, no_weight = np.zeros((2, 0)), np.zeros(2, int), np.zeros(0)
+    assert loss(nothing, ignored, no_weight, ignore_index=0, reduction="sum") == 0.0
+    assert np.isnan(loss(nothing, ignored, no_weight, ignore_index=0))
+    with pytest.raises(IndexError, match="target"):
+        loss(nothing, ignored, no_weight)
+
+
+def test_batchmean_divides_by_the_first_axis_of_the_input_as_it_was_given():
+    random = np.random.default_rng(0)
+    operands = {"input": np.log(random.uniform(0.1, 1, 5)), "target": random.uniform(0.1, 1, (3, 5))}
+    loss = P.kl_div(**operands, reduction="batchmean")
+    assert loss == pytest.approx(P.kl_div(**operands, reduction="sum") / 5)
+    truth = Truth(LOSSES[LossKind.KL_DIV], Case("", 0, operands, {"log_target": False, "batchmean": True}))
+    assert truth.loss(LossReduction.MEAN).value == pytest.approx(loss)
+
+
+def test_a_target_without_axes_has_no_say_in_the_dtype():
+    given = torch.ones(3, dtype=torch.bfloat16), torch.ones((), dtype=torch.float16)
+    theirs = torch.nn.functional.multilabel_soft_margin_loss(*given)
+    assert P.multilabel_soft_margin_loss(*given).dtype is theirs.dtype is torch.bfloat16
 
 
 def test_a_variance_of_integers():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portaloss import dispatch
-from portaloss.functional._arrays import Array, ArrayT, floating, in_dtype_of
+from portaloss.functional._arrays import Array, ArrayT, as_pytorch_promotes, floating, in_dtype_of
 from portaloss.functional._legacy import reduction_of
 from portaloss.functional._triplets import triplet_loss
 from portaloss.kinds import LossKind
@@ -272,8 +272,9 @@ def multilabel_soft_margin_loss(
     """
     reduction = reduction_of(reduction, size_average, reduce, own_text="{} is not valid")
     operands = {"input": input, "target": target, "weight": weight}
-    loss: ArrayT = dispatch.loss(LossKind.MULTILABEL_SOFT_MARGIN, reduction, operands)
-    return loss
+    loss = dispatch.loss(LossKind.MULTILABEL_SOFT_MARGIN, reduction, operands)
+    promoted: ArrayT = as_pytorch_promotes(loss, *(value for value in operands.values() if value is not None))
+    return promoted
 
 
 def cosine_embedding_loss(

@@ -63,6 +63,11 @@ EXCEPTIONS: dict[tuple[LossKind, str], tuple[float, str]] = {
         "exp and log1p together are off by 3.2 ulp, and the derivative by the weight rounds four times more, half an "
         "ulp each: 5.2 at worst, 4.02 was measured",
     ),
+    (LossKind.TRIPLET_MARGIN, "float32"): (
+        4.5,
+        "a derivative is a difference of two quotients, of five roundings each: 4.08 was measured in 100,000 random "
+        "calls",
+    ),
     (LossKind.GAUSSIAN_NLL, "float32"): (
         5.0,
         "the derivative in var is six operations in a row, two of them quotients, half an ulp each: 4.7 was measured",

@@ -21,7 +21,7 @@ from portaloss.arrange import Layout, specs
 from portaloss.arrange.sequence import pad_labels
 from portaloss.catalogue import Divisor, Family, Loss
 from portaloss.checks import is_floating
-from portaloss.divisor import counts, divisor
+from portaloss.divisor import counts, divisor, is_data
 from portaloss.kinds import LossReduction
 from portaloss.parity import draws
 from portaloss.parity.samples import Case
@@ -80,6 +80,9 @@ class Truth:
             return Expected(self._of_items_shape(self._terms.items), self._of_items_shape(self._terms.item_magnitudes))
         with np.errstate(all="ignore"):
             by = self._divisor if reduction is LossReduction.MEAN else np.ones(())
+            smooth = self._options.get("label_smoothing") and is_data(self._loss, self._operands)
+            if smooth and not by.ndim and by == 0.0:
+                by = np.full((), np.nan)  # PyTorch adds two means, of which that of the targets' own costs is 0/0
             return Expected(_quotient(self._terms.items, by), _quotient(self._terms.item_magnitudes, np.abs(by)))
 
     def gradients(self, reduction: LossReduction, upstream: Array) -> dict[str, Expected]:
@@ -103,7 +106,9 @@ class Truth:
 
     @cached_property
     def _divisor(self) -> Array:
-        return np.asarray(divisor(self._loss, self._options, self._arranged, self.items_shape, np))
+        # as the engine does: shapes are those of the operands as they were given, values those of the arranged ones
+        operands = self._arranged if is_data(self._loss, self._operands) else self._operands
+        return np.asarray(divisor(self._loss, self._options, operands, self.items_shape, np))
 
     def _scale(self, reduction: LossReduction) -> float | Array:
         """The factor of each derivative: 1 for a sum, 1 over the divisor for a mean."""
@@ -280,6 +285,8 @@ def _factor_sum(given: Mapping[str, Array], options: Mapping[str, Any]) -> Array
         soft: Array = (1.0 - smoothing) * factors.sum(axis=1, keepdims=True) + smoothing * mean_weight
         return soft
     counted = target != options["ignore_index"]
+    if weight is not None and not weight.size:
+        return np.zeros_like(counted, dtype=float)
     own = 1.0 if weight is None else weight.reshape(-1)[np.where(counted, target, 0)]
     hard: Array = ((1.0 - smoothing) * own + smoothing * mean_weight) * counted
     return hard
@@ -290,7 +297,7 @@ def _cost_factor(name: str, given: Mapping[str, Array], options: Mapping[str, An
     smoothing: float = options["label_smoothing"]
     target, weight = given["target"], given.get("weight")
     if name == "weight":
-        mixed: Array = (1.0 - smoothing) * np.abs(target) + smoothing / target.shape[1]
+        mixed: Array = (1.0 - smoothing) * np.abs(target) + smoothing / max(target.shape[1], 1)
         return mixed
     return 1.0 - smoothing if weight is None else (1.0 - smoothing) * weight
 

@@ -111,7 +111,9 @@ def _cast(value: Any, dtype: str) -> Any:
             return value.astype("i4").view("V4") if dtype == "V4" else value.astype(np.dtype(dtype))
     import torch
 
-    wanted = getattr(torch, dtype)
+    wanted = getattr(torch, dtype, None)
+    if wanted is None:
+        raise TypeError(f"torch has no {dtype}")
     return value.to(wanted)
 
 

@@ -240,6 +240,17 @@ def test_a_power_of_a_cancelled_difference():
     assert error.max() <= 4
 
 
+def test_an_exponent_that_float32_rounds():
+    """u^3.3 of u = e^9: an error of the exponent is multiplied by 9."""
+    rng = np.random.default_rng(7)
+    a, b, c = (np.exp(rng.uniform(0, 9, (500, 5))).astype(np.float32) for _ in range(3))
+    options = {"p": 4.3, "eps": 0.0, "margin": 1e9}
+    _, derivatives = evaluate(triplet_margin, [a, b, c], options)
+    _, truth = evaluate(triplet_margin, [each.astype(float) for each in (a, b, c)], options)
+    unit = np.spacing(np.abs(truth["positive"], dtype=np.float32))
+    assert (np.abs(derivatives["positive"] - truth["positive"]) <= unit).all()
+
+
 def test_triplet_margin_without_features():
     operands = [np.ones((2, 0))] * 3
     for p in (1.0, 2.0, 3.0, 0.0):

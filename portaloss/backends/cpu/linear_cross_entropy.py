@@ -367,7 +367,7 @@ class _Matrix:
 
     def backward(self, g: Array, out: Array) -> None:
         """g W."""
-        if not self._blas.transposed:
+        if not self._blas.transposed and len(self._weight):
             for columns, block in self._blocks():
                 self._blas.multiply(g[:, columns], block, out, add=columns.start > 0)
             return
