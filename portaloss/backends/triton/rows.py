@@ -76,7 +76,8 @@ def run(
         if name not in spans and name != "weight" and operands[name].shape[1] == 1
     }
     first = next(iter(spanning.values()))
-    launch = tuning.rows(classes, first.element_size(), first.stride(1) == 1, tuning.warp_size(device))
+    threads = 256 if kind is LossKind.TRIPLET_MARGIN else 512  # powers of three differences take over 128 registers
+    launch = tuning.rows(classes, first.element_size(), first.stride(1) == 1, tuning.warp_size(device), threads)
     if kind is LossKind.NLL:
         launch = tuning.gather(tuning.warp_size(device))
     if kind is LossKind.MULTILABEL_MARGIN:

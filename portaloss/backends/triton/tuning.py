@@ -63,7 +63,7 @@ class RowLaunch:
     num_warps: int
 
 
-def rows(classes: int, itemsize: int, contiguous: bool, lanes: int) -> RowLaunch:
+def rows(classes: int, itemsize: int, contiguous: bool, lanes: int, threads: int = 512) -> RowLaunch:
     """Rows and classes of a block.
 
     Contiguous classes: several whole short rows in a program, or pieces of a long row, with loads of at least 16 bytes
@@ -73,7 +73,7 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int) -> RowLaunch
     Each element takes the registers of about six intermediate values, and each row those of its 64-bit offsets and
     running values. With twice the elements in float64 or in strided blocks, or with several rows in a thread, they do
     not fit: gfx942 and sm_90 then spill tens of registers. They do not fit with 1024 threads in a program either, which
-    leaves 64 registers for each thread on NVIDIA: hence at most 512 threads.
+    leaves 64 registers for each thread on NVIDIA: hence at most 512 threads, or fewer where a kernel needs more.
     """
     whole = 1 << max(0, (classes - 1).bit_length())
     if not contiguous:
@@ -81,7 +81,7 @@ def rows(classes: int, itemsize: int, contiguous: bool, lanes: int) -> RowLaunch
     each = 8 if itemsize <= 4 else 2  # float64: 16 bytes for each thread, since its functions need many registers
     if whole <= 512:
         return RowLaunch(min(256, 256 * each // whole), whole, warps(256, lanes))
-    block = min(whole, 512 * each)
+    block = min(whole, threads * each)
     return RowLaunch(1, block, warps(block // each, lanes))
 
 
