@@ -279,7 +279,7 @@ def _factor_sum(given: Mapping[str, Array], options: Mapping[str, Any]) -> Array
     """The sum of a row's factors, V in the chapter of cross-entropy."""
     target, weight = given["target"], given.get("weight")
     smoothing = options["label_smoothing"]
-    mean_weight = 1.0 if weight is None else weight.mean()
+    mean_weight = 1.0 if weight is None or not weight.size else weight.mean()
     if is_floating(target):
         factors = np.abs(target) if weight is None else np.abs(target) * weight
         soft: Array = (1.0 - smoothing) * factors.sum(axis=1, keepdims=True) + smoothing * mean_weight

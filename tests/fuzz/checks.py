@@ -60,7 +60,7 @@ def check_wrong(call: Call, faults: list[Fault]) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 apply(arguments, fault, call.library)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, OverflowError):
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, OverflowError, AttributeError):
             reject()  # the libraries themselves refuse it
     kept = {name: memory(value) for name, value in arguments.items() if _has_memory(value)}
     result = attempt(call.loss, arguments)
@@ -140,7 +140,8 @@ def _compare(call: Call, operands: dict[str, np.ndarray], arguments: dict[str, A
         attempt(loss, {**arguments, **named(call)})
         return
     # the truth is that of operands in the dtype that is computed in
-    kept = {name: array if "int" in array.dtype.name else _narrowed(array, dtype) for name, array in operands.items()}
+    math = "float64" if dtype == "float64" else "float32"
+    kept = {name: array if "int" in array.dtype.name else _narrowed(array, math) for name, array in operands.items()}
     truth = Truth(loss, Case("fuzz", call.seed, kept, call.options))
     if call.library == arrays.TORCH:
         for name in truth.wants:
