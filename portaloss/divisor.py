@@ -46,6 +46,8 @@ def divisor(
                 weight = weight[xp.asarray(xp.where(within, target, 0), dtype=xp.int64)]
                 each = each * xp.where(within, weight, 0.0)
         return each.sum(dtype=xp.float64)
+    if loss.divisor is Divisor.CLASS_WEIGHT_SUM and not prod(operands["target"].shape):
+        return 0.0  # soft targets of no classes: PyTorch counts the items by dividing by the number of classes
     if "token_weight" in operands:
         return operands["token_weight"].sum(dtype=xp.float64)
     if options.get("batchmean"):

@@ -157,6 +157,15 @@ def test_no_classes_all_of_whose_rows_are_ignored(loss):
         loss(nothing, ignored, no_weight)
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (2, 0, 3)])
+def test_the_mean_over_soft_targets_of_no_classes_is_nan(shape):
+    nothing = torch.zeros(shape)
+    assert torch.nn.functional.cross_entropy(nothing, nothing).isnan()
+    assert P.cross_entropy(nothing, nothing).isnan()
+    assert np.isnan(P.cross_entropy(nothing.numpy(), nothing.numpy()))
+    assert P.cross_entropy(nothing, nothing, reduction="sum") == 0.0
+
+
 def test_batchmean_divides_by_the_first_axis_of_the_input_as_it_was_given():
     random = np.random.default_rng(0)
     operands = {"input": np.log(random.uniform(0.1, 1, 5)), "target": random.uniform(0.1, 1, (3, 5))}
