@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-#: Bytes that global memory moves at least. NVIDIA's caches fetch sectors of 32 bytes; AMD's ask memory for 64.
-SECTOR = {32: 32, 64: 64}
-
 #: Banks of shared memory, each 4 bytes wide, on both vendors' chips.
 BANKS = 32
 
@@ -86,8 +83,8 @@ class Entry:
 
     @property
     def sector(self) -> int:
-        """Bytes of a sector."""
-        return SECTOR[self.warp_size]
+        """Bytes that global memory moves at least: NVIDIA's caches fetch 32, AMD's ask memory for 64."""
+        return 32 if "\n.target" in self.text else 64
 
     @property
     def moved(self) -> int:

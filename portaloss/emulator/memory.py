@@ -106,9 +106,8 @@ class Memory:
         """``count`` adjacent elements for each lane, as raw bits."""
         who, where = self._who(lanes, address, mask)
         results = [np.zeros(len(lanes), RAW[size]) for _ in range(count)]
-        if (
-            self.counter is not None and len(who) and not site.text.startswith("s_")
-        ):  # scalar loads have their own cache
+        scalar = site.text.startswith("s_")  # of AMD's scalar loads, which have a cache of their own
+        if self.counter is not None and len(who) and not scalar:
             self.counter.access(self.space, lanes, who, where, size * count, store=False)
         for region, some in self._split(lanes, who, where, size * count, site):
             at = where if some is None else where[some]

@@ -39,7 +39,7 @@ class Gpu:
     warps: int  #: that a unit can hold
     registers: int  #: of 32 bits, in a unit
     granule: int  #: registers of a warp are allotted in multiples of this
-    most: int  #: warps that a unit holds are a multiple of this: it has so many schedulers
+    schedulers: int  #: of a unit, each of which holds as many warps as the others
     shared: int  #: bytes of shared memory of a unit
 
     def seconds(self, entries: Sequence[Entry]) -> dict[str, float]:
@@ -56,7 +56,7 @@ class Gpu:
         """The share of the warps that a unit can hold which a launch can fill, by registers and shared memory."""
         warps = -(-entry.threads // entry.warp_size)
         each = -(-registers * entry.warp_size // self.granule) * self.granule
-        by_registers = self.registers // max(each, 1) // self.most * self.most
+        by_registers = self.registers // max(each, 1) // self.schedulers * self.schedulers
         blocks = min(self.warps, by_registers) // warps
         if entry.shared:
             blocks = min(blocks, self.shared // entry.shared)
@@ -76,7 +76,7 @@ H200 = Gpu(
         Limit("special", ("special",), 16),
         Limit("shuffle", ("shuffle",), 32),
     ),
-    warps=64, registers=1 << 16, granule=256, most=4, shared=227 << 10,
+    warps=64, registers=1 << 16, granule=256, schedulers=4, shared=227 << 10,
 )  # fmt: skip
 
 #: MI300X. AMD's data sheet and its white paper on the CDNA 3 architecture: each of the four vector units of a compute
@@ -88,7 +88,7 @@ MI300X = Gpu(
         Limit("special", ("special",), 16),
         Limit("scalar", ("scalar", "control"), 64),
     ),
-    warps=32, registers=4 * 512 * 64, granule=8 * 64, most=4, shared=64 << 10,
+    warps=32, registers=4 * 512 * 64, granule=8 * 64, schedulers=4, shared=64 << 10,
 )  # fmt: skip
 
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in (H200, MI300X)}

@@ -17,7 +17,7 @@ from portaloss.emulator import Ledger, emulating  # noqa: E402
 from portaloss.emulator.ledger import Entry, class_of, wavefronts  # noqa: E402
 from portaloss.ledger import gpus  # noqa: E402
 
-CHIPS = {"sm_90": 32, "gfx942": 64}  #: and the bytes of a sector
+CHIPS = {"sm_90": 32, "gfx942": 64, "gfx1100": 64}  #: and the bytes of a sector
 
 
 @triton.jit

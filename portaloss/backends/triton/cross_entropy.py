@@ -195,9 +195,8 @@ def cross_entropy_kernel(
                 if SOFT:
                     # the largest's p is 1 - rest / total, exactly when it is close to 1
                     near = (x == largest[:, None]) & (rest < own)[:, None]
-                    at_largest = (v_sum[:, None] - v) + (level * quotient(own, total) - v_sum * quotient(rest, total))[
-                        :, None
-                    ]
+                    of_row = level * quotient(own, total) - v_sum * quotient(rest, total)
+                    at_largest = (v_sum[:, None] - v) + of_row[:, None]
                     slope = tl.where(near, at_largest, slope)
                 else:
                     is_own = c64 == own_class[:, None]

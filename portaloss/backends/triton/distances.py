@@ -104,10 +104,10 @@ def accumulate(total, count, u, inside, NORM: tl.constexpr, P: tl.constexpr):
 
 @triton.jit
 def difference(a, b, eps, NORM: tl.constexpr):
-    """a - b + eps: the rounding error of a - b is added to eps (Knuth's two-sum). A power needs the rest of it too.
+    """a - b + eps, where the rounding error of a - b is added to eps (Knuth's two-sum); eps is in float64.
 
-    Near 0, a power below 1 multiplies the error of its base without limit. So the base of a power is computed in
-    float64, and rounded once.
+    The base of a power is computed in float64 and rounded once: near 0, a power below 1 multiplies its base's error
+    without limit.
     """
     if NORM == "other":
         result = ((a.to(tl.float64) - b.to(tl.float64)) + eps).to(a.dtype)
@@ -231,12 +231,10 @@ def triplet_margin_kernel(
             a = tl.load(a_ptr + a_row + d * a_class, mask=inside, other=0).to(MATH)
             b = tl.load(b_ptr + b_row + d * b_class, mask=inside, other=0).to(MATH)
             c = tl.load(c_ptr + c_row + d * c_class, mask=inside, other=0).to(MATH)
-            pull = direction(difference(a, b, eps, NORM), near_length[:, None], NORM, P) * scaled(
-                active, near_scale, NORM
-            )
-            push = direction(difference(a, c, eps, NORM), far_length[:, None], NORM, P) * scaled(
-                by_far, far_scale, NORM
-            )
+            pull = direction(difference(a, b, eps, NORM), near_length[:, None], NORM, P)
+            pull = pull * scaled(active, near_scale, NORM)
+            push = direction(difference(a, c, eps, NORM), far_length[:, None], NORM, P)
+            push = push * scaled(by_far, far_scale, NORM)
             across = push * 0.0
             if SWAP:
                 across = direction(difference(b, c, eps, NORM), side_length[:, None], NORM, P)
